@@ -1,0 +1,26 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a backing store can do, as one plain record.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    snapshot: bool = False
+    snapshot_of_snapshot: bool = False
+    reflink: bool = False  # a copy shares blocks where the filesystem can
+    source_may_run: bool = False
+    source_writable_with_clones: bool = True
+    source_removable_with_clones: bool = True
+    resizable: bool = False
+    needs_size: bool = False
+    parallel: bool = True  # several clones of one base may be made at once
+    unprivileged: bool = False

@@ -1,0 +1,117 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The only place that starts a process.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, TIMEOUT, FleetError
+
+PACKAGES = {
+    "rsync": "rsync",
+    "btrfs": "btrfs-progs",
+    "mount": "mount",
+    "tar": "tar",
+    "cp": "coreutils",
+    "mkfs.ext4": "e2fsprogs",
+    "lxc-create": "lxc",
+    "lxc-start": "lxc",
+    "lxc-stop": "lxc",
+    "lxc-ls": "lxc",
+}
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Result:
+    argv: tuple[str, ...]
+    rc: int
+    stdout: str
+    stderr: str
+
+    @property
+    def said(self) -> str:
+        """What the command said of its failure, in one line."""
+        text = self.stderr.strip() or self.stdout.strip()
+        return " | ".join(line.strip() for line in text.splitlines()[-6:]) or f"exit status {self.rc}, without a message"
+
+
+class Runner:
+    """Runs commands: argv in, :class:`Result` out; C.UTF-8, a time limit, and no process left behind after it."""
+
+    def __init__(self, timeout: float = 600.0):
+        self.timeout = timeout
+
+    def which(self, tool: str) -> str | None:
+        return shutil.which(tool, path=os.environ.get("PATH", "") + ":" + SYSTEM_PATH)
+
+    def require(self, *tools: str) -> None:
+        """:raises FleetError: RESOURCES, when a tool is not installed; names its package."""
+        for tool in tools:
+            if not self.which(tool):
+                package = PACKAGES.get(tool, tool)
+                raise FleetError(
+                    f"the command {tool} is missing on this host",
+                    mend=f"Install the package {package} (apt-get install {package}).",
+                    kind=RESOURCES,
+                )
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float | None = None,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        container: str | None = None,
+    ) -> Result:
+        """Run a command and wait for it.
+
+        :param timeout: seconds; default is the runner's.
+        :param check: raise when the exit status is not 0.
+        :param container: named in the error.
+        :raises FleetError: FAILED or TIMEOUT.
+        """
+        environment = dict(os.environ, LC_ALL="C.UTF-8", PATH=os.environ.get("PATH", "") + ":" + SYSTEM_PATH)
+        environment.update(env or {})
+        limit = self.timeout if timeout is None else timeout
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+                text=True,
+                errors="surrogateescape",
+            )
+        except OSError as error:
+            self.require(argv[0])
+            raise FleetError(f"cannot run {argv[0]}", container=container, why=str(error), kind=FAILED) from error
+        try:
+            stdout, stderr = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise FleetError(
+                f"{argv[0]} took longer than {limit:g} s and was ended",
+                container=container,
+                mend="Raise the option timeout.",
+                kind=TIMEOUT,
+            ) from None
+        result = Result(tuple(argv), process.returncode, stdout, stderr)
+        if check and result.rc != 0:
+            raise FleetError(f"{' '.join(argv[:8])} failed", container=container, why=result.said, kind=FAILED)
+        return result

@@ -1,0 +1,222 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""LXC configuration files: parsed, derived for a clone, written atomically.
+
+Parsing follows liblxc's ``parse_line`` (src/lxc/confile.c), deriving follows ``do_lxcapi_clone`` (src/lxc/lxccontainer.c).
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import Callable, Iterable, Mapping, Sequence
+
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN, INVALID, FleetError
+
+GUARD = "fleet.lxc.guard"
+_MAC = re.compile(r"[0-9A-Fa-fxX]{2}(:[0-9A-Fa-fxX]{2}){5}")
+_HWADDR = re.compile(r"lxc\.net\.\d+\.hwaddr|lxc\.network\.hwaddr")
+_KEY = re.compile(r"lxc(\.[A-Za-z0-9_-]+)+")
+_REFUSED = ("lxc.rootfs", "lxc.uts.name", "lxc.utsname", "lxc.idmap", "lxc.id_map", "lxc.include")
+# Keys that LXC itself no longer reads since 3.0: a container that has them does not load.
+_LEGACY = re.compile(r"\s*(lxc\.(utsname|rootfs|network\.\S+|mount|id_map|tty|pts|haltsignal|rebootsignal|stopsignal|aa_profile|loglevel|logfile))\s*=")
+_PLACEHOLDER = re.compile(r"\{\{|\{([^{}]*)\}|\{")
+
+
+class Config:
+    """The lines of one configuration file, comments and order kept."""
+
+    def __init__(self, lines: Iterable[str] = ()):
+        self.lines = list(lines)
+
+    @classmethod
+    def parse(cls, text: str) -> Config:
+        return cls(text.split("\n")[:-1] if text.endswith("\n") else text.split("\n") if text else [])
+
+    @classmethod
+    def read(cls, path: str) -> Config:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return cls.parse(file.read())
+
+    def __str__(self) -> str:
+        return "".join(line + "\n" for line in self.lines)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.lines == other.lines
+
+    __hash__ = None
+
+    def items(self) -> list[tuple[str, str]]:
+        return [item for item in map(split_line, self.lines) if item]
+
+    def get_all(self, key: str) -> list[str]:
+        """All values of a key, in order, those before an empty one (which clears the list) left out."""
+        values: list[str] = []
+        for line in self.lines:
+            item = split_line(line)
+            if item and item[0] == key:
+                values = values + [item[1]] if item[1] else []
+        return values
+
+    def get(self, key: str) -> str | None:
+        values = self.get_all(key)
+        return values[-1] if values else None
+
+    def legacy_keys(self) -> list[str]:
+        return [match.group(1) for match in map(_LEGACY.match, self.lines) if match]
+
+    def set(self, key: str, values: Sequence[str]) -> None:
+        """Replace all lines of a key: where they stood, or at the end where none stood or an include follows them."""
+        at, kept = None, []
+        for line in self.lines:
+            item = split_line(line)
+            if item and item[0] == key:
+                at = len(kept) if at is None else at
+                continue
+            if item and item[0] == "lxc.include" and at is not None:
+                at = None if values else at
+            kept.append(line)
+        at = len(kept) if at is None else at
+        self.lines = kept[:at] + [f"{key} = {value}" for value in values] + kept[at:]
+
+    def map_values(self, change: Callable[[str, str], str | None]) -> None:
+        """Rewrite single values in place; None removes the line."""
+        lines = []
+        for line in self.lines:
+            item = split_line(line)
+            if item:
+                value = change(*item)
+                if value is None:
+                    continue
+                if value != item[1]:
+                    line = f"{item[0]} = {value}"
+            lines.append(line)
+        self.lines = lines
+
+    def digest(self) -> str:
+        return hashlib.sha256(str(self).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def split_line(line: str) -> tuple[str, str] | None:
+    """Key and value of a line, as liblxc reads them; None for a comment or anything that is no lxc key."""
+    if not line.startswith("lxc."):
+        line = line.lstrip()
+        if not line.startswith("lxc."):
+            return None
+    key, equals, value = line.partition("=")
+    if not equals:
+        return None
+    value = value.strip()
+    if len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]:
+        value = value[1:-1]
+    return key.rstrip(), value
+
+
+def derive(source: Config, source_dir: str, name: str, clone_dir: str, rootfs: str, new_mac: Callable[[], str]) -> tuple[Config, dict[str, str]]:
+    """A clone's configuration, as liblxc makes it.
+
+    New uts.name, rootfs path and MAC addresses; hooks under the source's directory and the fstab move along; everything
+    else stays. The guard of a sealed base is left behind.
+
+    :param new_mac: gives an unused MAC address at each call.
+    :returns: the configuration, and the files to copy along: {path in the source: path in the clone}.
+    """
+    config = Config(source.lines)
+    files: dict[str, str] = {}
+    prefix = source_dir + "/"
+
+    def change(key: str, value: str) -> str | None:
+        if key.startswith("lxc.hook.") and value.startswith(prefix):
+            if value == prefix + GUARD:
+                return None
+            path = value.split(" ", 1)[0]
+            files[path] = clone_dir + path[len(source_dir) :]
+            return clone_dir + value[len(source_dir) :]
+        if key == "lxc.mount.fstab" and value:
+            files[value] = f"{clone_dir}/{os.path.basename(value)}"
+            return files[value]
+        if key == "lxc.mount.entry" and " overlay" in value:
+            for option in ("upperdir=", "workdir="):
+                value = value.replace(option + prefix, option + clone_dir + "/")
+            return value
+        if _HWADDR.fullmatch(key) and _MAC.fullmatch(value):
+            return new_mac()
+        return value
+
+    config.map_values(change)
+    config.set("lxc.rootfs.path", [rootfs])
+    config.set("lxc.uts.name", [name])
+    return config, files
+
+
+def hwaddrs(config: Config) -> list[str]:
+    return [value for key, value in config.items() if _HWADDR.fullmatch(key) and value]
+
+
+def check_options(options: Mapping[str, object], where: str = "config") -> dict[str, list[str]]:
+    """The ``config`` option as {key: values}.
+
+    :raises FleetError: INVALID for a key that is ours to set or no LXC key, and for a value that breaks the line.
+    """
+    checked: dict[str, list[str]] = {}
+    for key, value in options.items():
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise FleetError(f"{where} has {key!r}, which is no LXC configuration key", why="keys look like lxc.start.auto", kind=INVALID)
+        if any(key == refused or key.startswith(refused + ".") for refused in _REFUSED):
+            raise FleetError(f"{where} must not set {key}", why="the clone's rootfs, name, id map and includes come from its source", kind=INVALID)
+        values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+        checked[key] = [_text(key, one, where) for one in values]
+    return checked
+
+
+def _text(key: str, value: object, where: str) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if not isinstance(value, (str, int, float)):
+        raise FleetError(f"{where} gives {key} a {type(value).__name__}", mend="Give a string, or a list of strings.", kind=INVALID)
+    text = str(value)
+    if "\n" in text or "\r" in text or "\0" in text:
+        raise FleetError(f"{where} gives {key} a value with a line break", why="it would add lines to the configuration", kind=INVALID)
+    if GUARD in text:
+        raise FleetError(f"{where} gives {key} the value {text!r}", why=f"{GUARD} is the guard of a sealed base", kind=INVALID)
+    return text.strip()
+
+
+def fill(value: str, name: str, index: int | None) -> str:
+    """Replace ``{name}`` and ``{index}``; ``{{`` is a brace.
+
+    :raises FleetError: INVALID for another placeholder, or ``{index}`` for a name without a number.
+    """
+
+    def one(match: re.Match) -> str:
+        if match.group(0) == "{{":
+            return "{"
+        if match.group(1) == "name":
+            return name
+        if match.group(1) == "index":
+            if index is None:
+                raise FleetError("config uses {index}, but the name has no numeric range", container=name, kind=INVALID)
+            return str(index)
+        raise FleetError(f"config has the unknown placeholder {match.group(0)!r}", mend="Use {name} or {index}; write {{ for a brace.", kind=INVALID)
+
+    return _PLACEHOLDER.sub(one, value)
+
+
+def rootfs_value(config: Config, name: str) -> str:
+    """The value of ``lxc.rootfs.path``.
+
+    :raises FleetError: BROKEN when there is none, or the file is of LXC 2 or older.
+    """
+    value = config.get("lxc.rootfs.path")
+    if value:
+        return value
+    legacy = config.legacy_keys()
+    if legacy:
+        raise FleetError(
+            f"its configuration has keys that LXC no longer reads ({', '.join(legacy[:3])})", container=name, mend="Run lxc-update-config -c on its config.", kind=BROKEN
+        )
+    raise FleetError("has no root filesystem", container=name, why="its configuration has no lxc.rootfs.path", kind=BROKEN)
