@@ -1,0 +1,101 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""btrfs: ``btrfs:P/N/rootfs``, a subvolume. Snapshot and copy on one filesystem are the same thing, independent of the base.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
+from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
+    COPY,
+    StorageDriver,
+    copy_across,
+    not_enough_space,
+)
+
+_SUBVOLUME_INODE = 256
+
+
+class BtrfsDriver(StorageDriver):
+    store = "btrfs"
+    capabilities = Capabilities(snapshot=True, snapshot_of_snapshot=True, reflink=True)
+
+    def place(self, source: Rootfs, directory: str) -> Rootfs:
+        return Rootfs(self.store, f"{directory}/rootfs")
+
+    def problems(self, source: Rootfs, lxcpath: str, method: str, reader: StorageDriver, count: int) -> list[FleetError]:
+        self.runner.require("btrfs")
+        mount = mounts.holding(lxcpath)
+        if mount and mount.fstype != "btrfs":
+            return [FleetError(f"{lxcpath} lies on {mount.fstype}, not on btrfs", mend="Use an lxcpath on btrfs, or method: copy.", kind=UNSUPPORTED)]
+        if reader.store == self.store and self._one_filesystem(source.path, lxcpath):
+            nested = subvolumes_below(source.path)
+            if nested:
+                return [
+                    FleetError(
+                        f"the source has a nested subvolume ({nested[0]})",
+                        why="a snapshot would show an empty directory in its place",
+                        mend="Turn it into a plain directory in the base.",
+                        kind=UNSUPPORTED,
+                    )
+                ]
+            return []
+        if method != COPY:
+            return [FleetError(f"a btrfs snapshot cannot leave its filesystem for {lxcpath}", mend="Use method: copy.", kind=UNSUPPORTED)]
+        self.runner.require("rsync")
+        shortage = not_enough_space(lxcpath, reader.used(source), count)
+        return [shortage] if shortage else []
+
+    @staticmethod
+    def _one_filesystem(one: str, other: str) -> bool:
+        table = mounts.table()
+        a, b = mounts.holding(one, table), mounts.holding(other, table)
+        return bool(a and b and a.device == b.device and a.fstype == "btrfs")
+
+    def create(self, rootfs: Rootfs, size: int | None = None, fstype: str | None = None) -> None:
+        self.runner.run(["btrfs", "subvolume", "create", rootfs.path])
+
+    def clone(self, source: Rootfs, target: Rootfs, method: str, reader: StorageDriver) -> None:
+        if reader.store == self.store and self._one_filesystem(source.path, os.path.dirname(target.path)):
+            self.runner.run(["btrfs", "subvolume", "snapshot", source.path, target.path])
+        else:
+            self.create(target)
+            copy_across(reader, source, self, target, os.path.dirname(target.path))
+
+    def damage(self, rootfs: Rootfs) -> str:
+        return "" if is_subvolume(rootfs.path) else f"the subvolume {rootfs.path} is missing"
+
+    def discard(self, rootfs: Rootfs) -> None:
+        if is_subvolume(rootfs.path):
+            # Deepest first: a subvolume that holds another cannot be removed.
+            for path in reversed(subvolumes_below(rootfs.path)):
+                self.runner.run(["btrfs", "subvolume", "delete", path])
+            self.runner.run(["btrfs", "subvolume", "delete", rootfs.path])
+
+
+def is_subvolume(path: str) -> bool:
+    try:
+        return os.lstat(path).st_ino == _SUBVOLUME_INODE and os.path.isdir(path) and not os.path.islink(path)
+    except OSError:
+        return False
+
+
+def subvolumes_below(path: str) -> list[str]:
+    """Subvolumes nested in one, each before those that it holds. A subvolume is a directory with inode 256 (btrfs(5))."""
+    found, pending = [], [path]
+    while pending:
+        for entry in os.scandir(pending.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.inode() == _SUBVOLUME_INODE or entry.stat(follow_symlinks=False).st_ino == _SUBVOLUME_INODE:
+                    found.append(entry.path)
+                pending.append(entry.path)
+    return found
