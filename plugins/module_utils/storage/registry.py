@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import UNSUPPORTED, FleetError
@@ -112,8 +113,8 @@ class Registry:
         if backing_store:
             return self.drivers[backing_store]
         if reader.store == "btrfs":
-            on_btrfs = not self.drivers["btrfs"].problems(Rootfs("dir", "/"), lxcpath, COPY, self.drivers["dir"], 0)
-            return self.drivers["btrfs" if on_btrfs else "dir"]
+            mount = mounts.holding(lxcpath)
+            return self.drivers["btrfs" if mount and mount.fstype == "btrfs" else "dir"]
         return self.drivers["dir" if reader.store == "overlay" else reader.store]
 
 

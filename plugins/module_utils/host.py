@@ -1,0 +1,269 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One lxcpath of this host: observed in one pass; its containers started, stopped, frozen.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass, field, replace
+from typing import Iterable
+
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, rootfs_value
+from ansible_collections.fleet.lxc.plugins.module_utils.container import (
+    BROKEN,
+    COMPLETE,
+    FOREIGN,
+    FROZEN,
+    INTENT,
+    PROVENANCE,
+    RUNNING,
+    STOPPED,
+    UNFINISHED,
+    Container,
+    Provenance,
+    Rootfs,
+)
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, RESOURCES, TIMEOUT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, normalise
+
+START_LOG = "fleet.lxc.start.log"
+_MONITOR = "[lxc monitor] "
+
+
+@dataclass
+class Observed:
+    """What one pass over an lxcpath found."""
+
+    lxcpath: str
+    containers: dict[str, Container] = field(default_factory=dict)
+    # Storage dependents: the containers whose root filesystem is lost without that of the key.
+    dependents: dict[str, list[Container]] = field(default_factory=dict)
+
+    def get(self, name: str) -> Container | None:
+        return self.containers.get(name)
+
+
+def default_lxcpath(runner: Runner) -> str:
+    """LXC's own lxcpath, as ``lxc-config`` tells it."""
+    return runner.run(["lxc-config", "lxc.lxcpath"]).stdout.strip()
+
+
+class LxcHost:
+    """The containers below one lxcpath."""
+
+    def __init__(self, lxcpath: str, runner: Runner, registry: Registry):
+        self.lxcpath, self.runner, self.registry = lxcpath, runner, registry
+
+    def check(self, writing: bool) -> None:
+        """:raises FleetError: when the lxcpath cannot be used."""
+        path = self.lxcpath
+        if not path.startswith("/") or os.path.normpath(path) != path:
+            raise FleetError(f"lxcpath {path!r} is not a clean absolute path", mend=f"Write {os.path.normpath('/' + path)!r}.", kind=INVALID)
+        if any(character.isspace() for character in path):
+            raise FleetError(f"lxcpath {path!r} has white space in it", why="LXC's configuration cannot hold it", kind=INVALID)
+        if not os.path.exists(path):
+            raise FleetError(f"lxcpath {path} does not exist", mend="Create it, or install LXC (role fleet.lxc.host).", kind=INVALID)
+        if not os.path.isdir(path):
+            raise FleetError(f"lxcpath {path} is not a directory", kind=INVALID)
+        mount = mounts.holding(path)
+        if writing and mount and mount.read_only:
+            raise FleetError(f"lxcpath {path} is on a read-only filesystem", mend=f"Remount {mount.point} writable.", kind=RESOURCES)
+
+    def observe(self) -> Observed:
+        """Read every container below the lxcpath once."""
+        states = self.states()
+        observed = Observed(self.lxcpath)
+        with os.scandir(self.lxcpath) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
+        for name in names:
+            observed.containers[name] = self._read(name, *states.get(name, (STOPPED, None)))
+        by_path = {c.rootfs.path: c.name for c in observed.containers.values() if c.rootfs}
+        for container in observed.containers.values():
+            driver = self.registry.drivers.get(container.rootfs.store) if container.rootfs else None
+            for lower in driver.lower_of(container.rootfs) if driver else ():
+                owner = by_path.get(lower) or by_path.get(os.path.realpath(lower))
+                if owner and owner != container.name:
+                    observed.dependents.setdefault(owner, []).append(container)
+        return observed
+
+    def read(self, name: str) -> Container | None:
+        """One container, read on its own; None when there is none."""
+        if not os.path.isdir(f"{self.lxcpath}/{name}"):
+            return None
+        return self._read(name, *self.states().get(name, (STOPPED, None)))
+
+    def _read(self, name: str, state: str, pid: int | None) -> Container:
+        directory = f"{self.lxcpath}/{name}"
+        record, intent = self._record(f"{directory}/{PROVENANCE}"), None
+        if record is None:
+            intent = self._record(f"{directory}/{INTENT}")
+        config, rootfs, damage = None, None, ""
+        try:
+            config = Config.read(f"{directory}/config")
+            rootfs = normalise(Rootfs.parse(rootfs_value(config, name)))
+        except FileNotFoundError:
+            damage = "its configuration file is missing"
+        except (OSError, FleetError) as error:
+            damage = getattr(error, "why", "") or str(error)
+        container = Container(name, self.lxcpath, FOREIGN, state, pid, config, rootfs, None, damage)
+        if record is None and intent is None:
+            return replace(container, kind=UNFINISHED) if self._bare(directory) else container
+        if isinstance(intent, str):
+            return replace(container, kind=UNFINISHED)
+        ours = record or intent
+        if not isinstance(ours, Provenance) or (ours.name, ours.lxcpath) != (name, self.lxcpath):
+            return container
+        if record is None:
+            return replace(container, kind=UNFINISHED, provenance=intent)
+        if not damage:
+            damage = self._damage(rootfs, record)
+        return replace(container, kind=BROKEN if damage else COMPLETE, provenance=record, damage=damage)
+
+    @staticmethod
+    def _record(path: str) -> Provenance | str | None:
+        """The record in a file; '' for an empty one, which a power cut leaves; None for no file."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except OSError:
+            return None
+        return Provenance.loads(text) if text else ""
+
+    @staticmethod
+    def _bare(directory: str) -> bool:
+        """An empty directory: a claim that was cut off before its intent, or nobody's."""
+        try:
+            return not os.listdir(directory)
+        except OSError:
+            return False
+
+    def _damage(self, rootfs: Rootfs, record: Provenance) -> str:
+        if rootfs != normalise(Rootfs.parse(record.rootfs)):
+            return f"its lxc.rootfs.path was changed from {record.rootfs} to {rootfs}"
+        return self.registry.driver(rootfs).damage(rootfs)
+
+    def states(self) -> dict[str, tuple[str, int | None]]:
+        """{name: (running or frozen, pid of its init)} of the containers that are up; no process when none is."""
+        if not self._anything_active():
+            return {}
+        active = self.runner.run(["lxc-ls", "-P", self.lxcpath, "-1", "--active"]).stdout.split()
+        if not active:
+            return {}
+        frozen = set(self.runner.run(["lxc-ls", "-P", self.lxcpath, "-1", "--frozen"]).stdout.split())
+        pids = self._init_pids(set(active))
+        return {name: (FROZEN if name in frozen else RUNNING, pids.get(name)) for name in active}
+
+    def _anything_active(self) -> bool:
+        """Whether a command socket of an LXC monitor is open that may belong here (long paths are hashed by liblxc)."""
+        ours = f"@{self.lxcpath.lstrip('/')}/"
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                path = line.split(None, 7)[-1].rstrip("\n")
+                if path.endswith("/command") and (path.startswith((f"@{self.lxcpath}/", ours, "@lxc/"))):
+                    return True
+        return False
+
+    def _init_pids(self, names: set[str]) -> dict[str, int]:
+        """The init of each container: the child of its monitor, whose process title names lxcpath and container."""
+        pids = {}
+        prefix = f"{_MONITOR}{self.lxcpath} ".encode()
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit():
+                continue
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    title = file.read(4096)
+                if not title.startswith(prefix) or os.stat(f"/proc/{entry}").st_uid != os.geteuid():
+                    continue
+                if os.readlink(f"/proc/{entry}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+                    continue
+                name = title[len(prefix) :].rstrip(b"\0 ").decode("utf-8", "replace")
+                with open(f"/proc/{entry}/task/{entry}/children", encoding="ascii") as file:
+                    children = file.read().split()
+            except OSError:
+                continue
+            if name in names and children:
+                pids[name] = int(children[0])
+        for name in names - set(pids):
+            answer = self.runner.run(["lxc-info", "-P", self.lxcpath, "-n", name, "-p", "-H"], check=False).stdout.strip()
+            if answer.isdigit():
+                pids[name] = int(answer)
+        return pids
+
+    def start(self, name: str, timeout: float) -> None:
+        """Start a container; back when LXC says that it runs.
+
+        :raises FleetError: FAILED or TIMEOUT, with LXC's own errors; a container that came up too late is ended.
+        """
+        log = f"{self.lxcpath}/{name}/{START_LOG}"
+        try:
+            os.unlink(log)
+        except FileNotFoundError:
+            pass
+        try:
+            result = self.runner.run(["lxc-start", "-P", self.lxcpath, "-n", name, "-d", "-o", log, "-l", "ERROR"], timeout=timeout, check=False)
+        except FleetError as error:
+            # lxc-start has daemonised by then.
+            self.runner.run(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
+            raise FleetError("did not start in time", container=name, why=str(error), mend="Raise the option timeout.", kind=TIMEOUT) from error
+        if result.rc != 0:
+            guard = os.path.join(self.lxcpath, name, "fleet.lxc.guard.refused")
+            why = "it is a sealed base" if os.path.exists(guard) else _errors_in(log) or result.said
+            raise FleetError("did not start", container=name, why=why, mend=f"See {log}, or run lxc-start -F -n {name} -P {self.lxcpath}.", kind=FAILED)
+
+    def stop(self, name: str, timeout: float, force: bool) -> None:
+        """Shut a container down in good order; kill it only if that fails and ``force`` says so.
+
+        :raises FleetError: BUSY when it did not stop.
+        """
+        common = ["lxc-stop", "-P", self.lxcpath, "-n", name]
+        self.runner.run([*common, "--nokill", "-t", str(int(timeout))], timeout=timeout + 30, check=False)
+        if self._is_up(name):
+            if not force:
+                raise FleetError(
+                    f"did not shut down within {timeout:g} s",
+                    container=name,
+                    why="its init did not follow the halt signal",
+                    mend="Raise stop_timeout, or set force_stop: true to kill it.",
+                    kind=BUSY,
+                )
+            self.runner.run([*common, "-k"], container=name, check=False)
+        deadline = time.monotonic() + 10
+        while self._is_up(name):
+            if time.monotonic() > deadline:
+                raise FleetError("is still up after lxc-stop", container=name, kind=FAILED)
+            time.sleep(0.02)
+
+    def _is_up(self, name: str) -> bool:
+        return self.runner.run(["lxc-info", "-P", self.lxcpath, "-n", name, "-s", "-H"], check=False).stdout.strip() not in ("", "STOPPED")
+
+    def freeze(self, name: str) -> None:
+        self.runner.run(["lxc-freeze", "-P", self.lxcpath, "-n", name], container=name)
+
+    def unfreeze(self, name: str) -> None:
+        self.runner.run(["lxc-unfreeze", "-P", self.lxcpath, "-n", name], container=name)
+
+
+def _errors_in(log: str) -> str:
+    """The last ERROR lines of an LXC log, their columns cut off."""
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            lines = [line for line in file if " ERROR " in line]
+    except OSError:
+        return ""
+    return " | ".join(re.sub(r"^.* ERROR\s+\S+ - \S+ - ", "", line).strip() for line in lines[:3])
+
+
+def names_of(containers: Iterable[Container]) -> str:
+    """A list of containers for an error message: the first ones, and how many more."""
+    names = sorted(c.name for c in containers)
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

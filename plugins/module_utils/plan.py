@@ -1,0 +1,352 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The planner: what is there, what is wanted, and the list of steps between. Pure: it reads and writes nothing.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Callable, Mapping
+
+from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
+from ansible_collections.fleet.lxc.plugins.module_utils.container import (
+    ABSENT,
+    BROKEN,
+    FOREIGN,
+    FROZEN,
+    RUNNING,
+    STOPPED,
+    UNFINISHED,
+    Container,
+    Provenance,
+    Rootfs,
+)
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.names import Name
+
+# Steps, in the order in which a call takes them.
+SWEEP, REMOVE, CREATE, CONFIGURE = "sweep", "remove", "create", "configure"
+UNFREEZE, STOP, START, FREEZE = "unfreeze", "stop", "start", "freeze"
+
+# The state table: (what it is, what is wanted) -> the steps. What is not named is already so.
+POWER: dict[tuple[str, str], tuple[str, ...]] = {
+    (STOPPED, "started"): (START,),
+    (STOPPED, "frozen"): (START, FREEZE),
+    (STOPPED, "restarted"): (START,),
+    (RUNNING, "stopped"): (STOP,),
+    (RUNNING, "frozen"): (FREEZE,),
+    (RUNNING, "restarted"): (STOP, START),
+    (RUNNING, "absent"): (STOP,),
+    (FROZEN, "started"): (UNFREEZE,),
+    (FROZEN, "stopped"): (UNFREEZE, STOP),
+    (FROZEN, "restarted"): (UNFREEZE, STOP, START),
+    (FROZEN, "absent"): (UNFREEZE, STOP),
+}
+_STATE_AFTER = {START: RUNNING, STOP: STOPPED, UNFREEZE: RUNNING, FREEZE: FROZEN, CREATE: STOPPED, REMOVE: ABSENT, SWEEP: ABSENT}
+
+
+@dataclass(frozen=True)
+class WantedClone:
+    name: Name
+    config: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one call asks for."""
+
+    clones: tuple[WantedClone, ...]
+    state: str
+    lxcpath: str
+    source: Container | None = None
+    foreign: bool = False
+    cascade: bool = False
+
+
+@dataclass(frozen=True)
+class Make:
+    """How new clones are made: what the planner need not know, it is handed."""
+
+    method: str
+    store: str
+    place: Callable[[Rootfs, str], Rootfs]
+    new_id: Callable[[], str]
+    new_mac: Callable[[], str]
+    time: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Creation:
+    """All that makes one clone."""
+
+    rootfs: Rootfs
+    config: Config
+    files: Mapping[str, str]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Item:
+    """One container's part of a plan."""
+
+    name: str
+    steps: tuple[str, ...] = ()
+    container: Container | None = None
+    creation: Creation | None = None
+    configured: Config | None = None
+    inherited: Mapping[str, list[str]] = field(default_factory=dict)
+    state: str = STOPPED  # after the steps
+    restart_required: bool = False
+    warning: str = ""
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.steps)
+
+
+@dataclass(frozen=True)
+class Plan:
+    items: tuple[Item, ...]
+
+    @property
+    def changed(self) -> bool:
+        return any(item.changed for item in self.items)
+
+    def having(self, step: str) -> list[Item]:
+        return [item for item in self.items if step in item.steps]
+
+
+def plan(wanted: Wanted, containers: Mapping[str, Container], dependents: Mapping[str, list[Container]], make: Make | None) -> Plan:
+    """The steps from what is there to what is wanted.
+
+    :param containers: what was observed below the wanted lxcpath.
+    :param dependents: the storage dependents of each.
+    :param make: needed unless ``state`` is absent.
+    :raises FleetError: CONFLICT, BROKEN or BUSY; nothing has been touched then.
+    """
+    refusals: list[FleetError] = []
+    items: list[Item] = []
+    for clone in wanted.clones:
+        found = containers.get(clone.name.name)
+        try:
+            if wanted.state == "absent":
+                items.append(_absent(clone.name.name, found, wanted))
+            else:
+                items.append(_present(clone, found, wanted, make))
+        except FleetError as refusal:
+            refusals.append(refusal)
+    if wanted.state == "absent" and not refusals:
+        items, refusals = _with_dependents(items, containers, dependents, wanted)
+    if refusals:
+        first = refusals[0]
+        if len(refusals) > 1:
+            others = sorted({str(r.container) for r in refusals[1:]})
+            shown = ", ".join(others[:10]) + (" …" if len(others) > 10 else "")
+            raise FleetError(first.what, container=first.container, why=first.why, mend=f"{first.mend} Refused likewise: {shown}.".strip(), kind=first.kind)
+        raise first
+    return Plan(tuple(items))
+
+
+def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: Make | None) -> Item:
+    name, source = clone.name.name, wanted.source
+    assert source is not None and make is not None
+    if found is None or found.kind == UNFINISHED:
+        steps = (SWEEP,) if found else ()
+        steps += (CREATE, *POWER.get((STOPPED, wanted.state), ()))
+        return Item(name, steps, found, _creation(clone, wanted, source, make), state=_after(steps, STOPPED))
+    family = source.provenance.family if source.provenance else source.name
+    if found.kind == FOREIGN or found.is_base or found.provenance.family != family:
+        raise FleetError(_what_it_is(found, family), container=name, mend="Choose another name, or remove it by hand if it is not needed.", kind=CONFLICT)
+    if found.kind == BROKEN:
+        raise FleetError(
+            "is broken", container=name, why=found.damage, mend=f"Restore that, or remove it (lxc_clone name={name} state=absent) and run again.", kind="broken"
+        )
+    configured, inherited = _drift(clone, found)
+    steps = (CONFIGURE,) if configured else ()
+    steps += POWER.get((found.state, wanted.state), ())
+    after = _after(steps, found.state)
+    restart = bool(configured) and after != STOPPED and START not in steps
+    warning = ""
+    if not configured and found.provenance.config_digest and found.config.digest() != found.provenance.config_digest:
+        warning = f"{name}: its config was edited since it was last written here; no key of this task is concerned"
+    return Item(name, steps, found, None, configured, inherited, after, restart, warning)
+
+
+def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make) -> Creation:
+    name = clone.name.name
+    directory = f"{wanted.lxcpath}/{name}"
+    rootfs = make.place(source.rootfs, directory)
+    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.new_mac)
+    inherited = {}
+    for key, values in clone.config.items():
+        inherited[key] = config.get_all(key)
+        config.set(key, values)
+    record = source.provenance
+    provenance = Provenance(
+        id=make.new_id(),
+        name=name,
+        lxcpath=wanted.lxcpath,
+        origin="cloned",
+        rootfs=str(rootfs),
+        family=record.family if record else source.name,
+        source=source.name,
+        source_lxcpath=source.lxcpath,
+        set=clone.name.set,
+        generation=record.generation if record else None,
+        method=make.method,
+        config_digest=config.digest(),
+        inherited=inherited,
+        version=make.version,
+        time=make.time,
+    )
+    return Creation(rootfs, config, files, provenance)
+
+
+def _drift(clone: WantedClone, found: Container) -> tuple[Config | None, dict[str, list[str]]]:
+    """The configuration that the clone should have, when it has another; and the lines that our keys replaced."""
+    config = Config(found.config.lines)
+    before = found.provenance.inherited
+    inherited = {}
+    for key in before:
+        if key not in clone.config:
+            if config.get_all(key) != before[key]:
+                config.set(key, before[key])
+    for key, values in clone.config.items():
+        inherited[key] = before[key] if key in before else config.get_all(key)
+        if config.get_all(key) != values:
+            config.set(key, values)
+    if config.get("lxc.uts.name") != found.name:
+        config.set("lxc.uts.name", [found.name])
+    if config == found.config and inherited == before:
+        return None, inherited
+    return config, inherited
+
+
+def _absent(name: str, found: Container | None, wanted: Wanted) -> Item:
+    if found is None:
+        return Item(name, state=ABSENT)
+    if found.kind == UNFINISHED:
+        return Item(name, (SWEEP,), found, state=ABSENT)
+    if found.is_base:
+        raise FleetError("is a base, which lxc_clone does not remove", container=name, mend=f"Use lxc_base name={name} state=absent.", kind=CONFLICT)
+    if found.kind == FOREIGN and not wanted.foreign:
+        raise FleetError(
+            "was not made by fleet.lxc and is not removed",
+            container=name,
+            mend=f"Name it alone and set foreign: true, or use lxc-destroy -n {name}.",
+            kind=CONFLICT,
+        )
+    family = wanted.source.provenance.family if wanted.source and wanted.source.provenance else wanted.source.name if wanted.source else None
+    if family and found.provenance and found.provenance.family != family:
+        raise FleetError(_what_it_is(found, family), container=name, mend="Leave source out to remove a clone of any family.", kind=CONFLICT)
+    return Item(name, (*POWER.get((found.state, "absent"), ()), REMOVE), found, state=ABSENT)
+
+
+def _with_dependents(items: list[Item], containers: Mapping[str, Container], dependents: Mapping[str, list[Container]], wanted: Wanted):
+    """Removals put in an order in which nothing loses what it stands on; dependents joined in where cascade allows."""
+    removals = {item.name: item for item in items}
+    ordered: list[Item] = []
+    refusals: list[FleetError] = []
+    done: set[str] = set()
+
+    def visit(item: Item) -> None:
+        if item.name in done:
+            return
+        done.add(item.name)
+        # What another lxcpath holds is known by its whole path, never by a name that may stand here too.
+        for other in dependents.get(item.name, ()) if item.changed else ():
+            here = other.lxcpath == wanted.lxcpath
+            if here and other.name in removals:
+                visit(removals[other.name])
+                continue
+            refusal = refuse_cascade(item.name, other, wanted.cascade and here)
+            if refusal:
+                refusals.append(refusal)
+            else:
+                removals[other.name] = Item(other.name, (REMOVE,), other, state=ABSENT)
+                visit(removals[other.name])
+        ordered.append(item)
+
+    for item in items:
+        visit(item)
+    return ordered, refusals
+
+
+def refuse_cascade(name: str, dependent: Container, cascade: bool) -> FleetError | None:
+    """Why a container may not go because of one that stands on its storage; None when that one may go first."""
+    where = f"{dependent.lxcpath}/{dependent.name}"
+    if not cascade:
+        return FleetError(
+            f"is not removed: {where} depends on its storage", container=name, mend="Remove the dependents first, or set cascade: true.", kind=BUSY
+        )
+    if not dependent.is_clone:
+        return FleetError(
+            f"is not removed: {where} depends on its storage and was not made by fleet.lxc", container=name, mend="Remove that one by hand first.", kind=BUSY
+        )
+    if dependent.state != STOPPED:
+        return FleetError(f"is not removed: {where} depends on its storage and is {dependent.state}", container=name, mend="Stop that one first.", kind=BUSY)
+    return None
+
+
+def _after(steps: tuple[str, ...], state: str) -> str:
+    for step in steps:
+        state = _STATE_AFTER.get(step, state)
+    return state
+
+
+def _what_it_is(found: Container, family: str) -> str:
+    if found.kind == FOREIGN:
+        return f"exists and is not a clone of the family {family}: it has no valid record of fleet.lxc"
+    if found.is_base:
+        return f"exists and is a base, not a clone of the family {family}"
+    return f"exists and is a clone of the family {found.provenance.family}, not of {family}"
+
+
+def render(plan_: Plan) -> dict[str, str]:
+    """The plan as Ansible's diff: what each container that changes is, and what it will be."""
+    before, after = [], []
+    for item in plan_.items:
+        if not item.changed:
+            continue
+        was = item.container
+        before.append(f"{item.name}: {_described(was)}\n")
+        if item.creation:
+            made = item.creation.provenance
+            generation = f" generation {made.generation}" if made.generation else ""
+            after.append(f"{item.name}: {item.state}, {made.method} of {made.source}{generation}, {item.creation.rootfs}\n")
+            after.extend(f"  {key} = {value}\n" for key in made.inherited for value in item.creation.config.get_all(key))
+        elif item.state == ABSENT:
+            after.append(f"{item.name}: absent\n")
+        else:
+            after.append(f"{item.name}: {item.state}{', restarted' if STOP in item.steps and START in item.steps else ''}\n")
+            if item.configured:
+                keys = sorted({*item.inherited, *was.provenance.inherited, "lxc.uts.name"})
+                for lines, config in ((before, was.config), (after, item.configured)):
+                    lines.extend(f"  {key} = {value}\n" for key in keys for value in config.get_all(key))
+    return {"before": "".join(before), "after": "".join(after), "before_header": "containers", "after_header": "containers"}
+
+
+def _described(container: Container | None) -> str:
+    if container is None:
+        return "absent"
+    return {UNFINISHED: "unfinished", BROKEN: f"broken ({container.damage})"}.get(container.kind, container.state)
+
+
+def outcome(item: Item) -> Container | None:
+    """The container that an item leaves behind, for a planner that is asked again."""
+    if item.state == ABSENT:
+        return None
+    if item.creation:
+        made = item.creation
+        return Container(item.name, made.provenance.lxcpath, "complete", item.state, None, made.config, made.rootfs, made.provenance)
+    found = item.container
+    if item.configured:
+        record = replace(found.provenance, inherited=dict(item.inherited), config_digest=item.configured.digest())
+        found = replace(found, config=item.configured, provenance=record)
+    return replace(found, state=item.state)
