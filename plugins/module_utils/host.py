@@ -128,6 +128,23 @@ class LxcHost:
             damage = self._damage(rootfs, record)
         return replace(container, kind=BROKEN if damage else COMPLETE, provenance=record, damage=damage)
 
+    def dependents_elsewhere(self, container: Container) -> list[Container]:
+        """Storage dependents below other lxcpaths. LXC's bookkeeping says where to look, storage says what is so."""
+        found = []
+        try:
+            with open(f"{container.directory}/lxc_snapshots", encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            return found
+        for lxcpath, name in zip(lines[::2], lines[1::2]):
+            if lxcpath == self.lxcpath or "/" in name:
+                continue
+            other = LxcHost(lxcpath, self.runner, self.registry).read(name)
+            driver = self.registry.drivers.get(other.rootfs.store) if other and other.rootfs else None
+            if driver and container.rootfs and container.rootfs.path in driver.lower_of(other.rootfs):
+                found.append(other)
+        return found
+
     @staticmethod
     def _record(path: str) -> Provenance | str | None:
         """The record in a file; '' for an empty one, which a power cut leaves; None for no file."""

@@ -127,7 +127,7 @@ def plan(wanted: Wanted, containers: Mapping[str, Container], dependents: Mappin
 
     :param containers: what was observed below the wanted lxcpath.
     :param dependents: the storage dependents of each.
-    :param make: needed unless ``state`` is absent.
+    :param make: needed when a clone is to be made.
     :raises FleetError: CONFLICT, BROKEN or BUSY; nothing has been touched then.
     """
     refusals: list[FleetError] = []
@@ -155,10 +155,11 @@ def plan(wanted: Wanted, containers: Mapping[str, Container], dependents: Mappin
 
 def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: Make | None) -> Item:
     name, source = clone.name.name, wanted.source
-    assert source is not None and make is not None
+    assert source is not None
     if found is None or found.kind == UNFINISHED:
         steps = (SWEEP,) if found else ()
         steps += (CREATE, *POWER.get((STOPPED, wanted.state), ()))
+        assert make is not None
         return Item(name, steps, found, _creation(clone, wanted, source, make), state=_after(steps, STOPPED))
     family = source.provenance.family if source.provenance else source.name
     if found.kind == FOREIGN or found.is_base or found.provenance.family != family:

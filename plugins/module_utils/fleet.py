@@ -1,0 +1,248 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One call of lxc_clone, from options to results: observe, plan, apply, wait.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Mapping
+
+from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
+from ansible_collections.fleet.lxc.plugins.module_utils import readiness
+from ansible_collections.fleet.lxc.plugins.module_utils.apply import Applier, Done, Settings
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source
+from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
+from ansible_collections.fleet.lxc.plugins.module_utils.config import hwaddrs
+from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, RUNNING, UNFINISHED, Container
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, TIMEOUT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath
+from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
+from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones
+
+VERSION = "0.1.0"
+_PAST = {"create": "created", "start": "started", "stop": "stopped", "remove": "removed"}
+
+
+def require_root() -> None:
+    """:raises FleetError: RESOURCES for anybody but root."""
+    if os.geteuid() != 0:
+        raise FleetError("containers are made by root", why=f"this runs as uid {os.geteuid()}", mend="Set become: true.", kind=RESOURCES)
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass
+class Seen:
+    """One observation with the plan that follows from it."""
+
+    observed: Observed
+    plan: Plan
+    source: Container | None
+    choice: Choice | None
+    warnings: list[str]
+
+
+class CloneCall:
+    """The one call that makes, starts, stops and removes clones."""
+
+    def __init__(self, options: Mapping[str, Any]):
+        require_root()
+        self.options = dict(options)
+        self.runner = Runner(options["timeout"])
+        self.runner.require("lxc-start")
+        self.registry = Registry(self.runner)
+        own = self.options["lxcpath"] = self.options["lxcpath"] or default_lxcpath(self.runner)
+        self.host = LxcHost(own, self.runner, self.registry)
+        elsewhere = self.options["source_lxcpath"]
+        self.source_host = self.host if not elsewhere or elsewhere == own else LxcHost(elsewhere, self.runner, self.registry)
+        self.clones: tuple[WantedClone, ...] = wanted_clones(self.options)
+
+    def run(self, check_mode: bool) -> dict[str, Any]:
+        """Do what the options ask; in check mode say what would be done.
+
+        :raises FleetError: before anything is touched. What fails later is in the result's ``failures``.
+        """
+        self.host.check(writing=not check_mode)
+        if self.source_host is not self.host:
+            self.source_host.check(writing=False)
+        seen = self._look()
+        done = Done()
+        if seen.plan.changed and not check_mode:
+            with hold(self._locks(), timeout=self.options["lock_timeout"]):
+                seen = self._look()
+                done = Applier(self.host, self._settings(), seen.choice, seen.source).apply(seen.plan)
+        elif check_mode:
+            done.steps = {item.name: list(item.steps) for item in seen.plan.items}
+        if not check_mode:
+            addresses = self._wait(seen.plan, done)
+        else:
+            addresses = self._addresses({item.name: item.container.pid for item in seen.plan.items if item.container and item.container.pid})
+        return self._result(seen, done, addresses)
+
+    def _locks(self) -> list[Any]:
+        locks = [lxcpath_lock(self.host.lxcpath)]
+        if self.source_host is not self.host:
+            locks.append(lxcpath_lock(self.source_host.lxcpath))
+        if self.options["source"]:
+            locks.append(base_lock(self.source_host.lxcpath, self.options["source"], exclusive=False))
+        return locks
+
+    def _settings(self) -> Settings:
+        return Settings(
+            workers=self.options["workers"] or min(8, 2 * (os.cpu_count() or 1)),
+            on_error=self.options["on_error"],
+            stop_timeout=self.options["stop_timeout"],
+            force_stop=self.options["force_stop"],
+            timeout=self.options["timeout"],
+        )
+
+    def _look(self) -> Seen:
+        observed = self.host.observe()
+        state, source_name = self.options["state"], self.options["source"]
+        source = None
+        if source_name:
+            source = observed.get(source_name) if self.source_host is self.host else self.source_host.read(source_name)
+        warnings: list[str] = []
+        choice = make = None
+        if state == "absent":
+            for clone in self.clones:
+                found = observed.get(clone.name.name)
+                elsewhere = self.host.dependents_elsewhere(found) if found else []
+                if elsewhere:
+                    observed.dependents.setdefault(found.name, []).extend(elsewhere)
+        else:
+            missing = [clone for clone in self.clones if getattr(observed.get(clone.name.name), "kind", UNFINISHED) == UNFINISHED]
+            if source is None or missing:
+                choice, warnings = self._choose(source, source_name, len(missing))
+                make = Make(
+                    method=choice.method,
+                    store=choice.driver.store,
+                    place=choice.driver.place,
+                    new_id=lambda: uuid.uuid4().hex,
+                    new_mac=_MacAddresses(observed),
+                    time=now(),
+                    version=VERSION,
+                )
+        wanted = Wanted(self.clones, state, self.host.lxcpath, source, self.options["foreign"], self.options["cascade"])
+        plan = planner.plan(wanted, observed.containers, observed.dependents, make)
+        warnings += [item.warning for item in plan.items if item.warning]
+        return Seen(observed, plan, source, choice, warnings)
+
+    def _choose(self, source: Container | None, name: str, count: int) -> tuple[Choice, list[str]]:
+        lxcpath = self.source_host.lxcpath
+        driver = self.registry.driver(source.rootfs, name) if source and source.rootfs else None
+        check_source(source, name, lxcpath, driver, pinned=False)
+        choice = self.registry.choose(source.rootfs, name, self.host.lxcpath, self.options["method"], self.options["backing_store"], count)
+        pinned = not choice.driver.capabilities.source_writable_with_clones and choice.reader.store != choice.driver.store
+        return choice, check_source(source, name, lxcpath, driver, pinned)
+
+    def _wait(self, plan: Plan, done: Done) -> dict[str, tuple[list[str], list[str]]]:
+        """Wait as the options say; what is not ready in time is a failure. Returns the addresses of what runs."""
+        up = [item for item in plan.items if item.state == RUNNING and item.name not in done.failures]
+        if not up:
+            return {}
+        states = self.host.states()
+        pids = {item.name: states[item.name][1] for item in up if item.name in states and states[item.name][1]}
+        began = {item.name for item in up if planner.START in done.steps.get(item.name, ())}
+        if self.options["wait_for"] != "none":
+            for item in up:
+                if item.name not in states and (item.name in began or not item.changed):
+                    done.failures[item.name] = FleetError("stopped again right after its start", container=item.name, why=self._log(item.name), kind=FAILED)
+        if self.options["wait_for"] != "network":
+            return self._addresses(pids)
+        timeout = self.options["wait_timeout"]
+        for name, outcome in readiness.await_network(pids, time.monotonic() + timeout).items():
+            if outcome.state == "timeout":
+                done.failures[name] = FleetError(
+                    f"runs, but had no address within {timeout} s",
+                    container=name,
+                    why=self._log(name),
+                    mend="Look at its DHCP client and at the bridge (role fleet.lxc.host), or raise wait_timeout.",
+                    kind=TIMEOUT,
+                )
+            elif outcome.state == "died":
+                done.failures[name] = FleetError("stopped while it was awaited", container=name, why=self._log(name), kind=FAILED)
+        return self._addresses(pids)
+
+    def _log(self, name: str) -> str:
+        try:
+            with open(f"{self.host.lxcpath}/{name}/{START_LOG}", encoding="utf-8", errors="replace") as file:
+                return " | ".join(line.strip() for line in file.readlines()[-3:])
+        except OSError:
+            return ""
+
+    @staticmethod
+    def _addresses(pids: Mapping[str, int | None]) -> dict[str, tuple[list[str], list[str]]]:
+        return {name: readiness.addresses(pid) for name, pid in pids.items() if pid}
+
+    def _result(self, seen: Seen, done: Done, addresses: Mapping[str, tuple[list[str], list[str]]]) -> dict[str, Any]:
+        generation = seen.source.provenance.generation if seen.source and seen.source.provenance else None
+        clones = [self._record(item, seen, done, generation, addresses) for item in seen.plan.items]
+        summary = {past: sum(step in done.steps.get(item.name, ()) for item in seen.plan.items) for step, past in _PAST.items()}
+        summary["failed"] = len(done.failures)
+        summary["unchanged"] = sum(not clone["changed"] and clone["name"] not in done.failures for clone in clones)
+        detail = self.options["detail"]
+        shown = [] if detail == "summary" else [c for c in clones if detail == "full" or c["changed"] or c["name"] in done.failures]
+        return {
+            "changed": any(done.steps.values()),
+            "clones": shown,
+            "summary": summary,
+            "diff": planner.render(seen.plan),
+            "warnings": seen.warnings + done.warnings,
+            "failures": done.failures,
+        }
+
+    def _record(self, item: Item, seen: Seen, done: Done, generation: str | None, addresses: Mapping[str, tuple[list[str], list[str]]]) -> dict[str, Any]:
+        left = planner.outcome(item) if item.name not in done.failures else item.container
+        record = left.provenance if left else None
+        ipv4, ipv6 = addresses.get(item.name, ([], []))
+        actions = done.steps.get(item.name, [])
+        macs = hwaddrs(left.config) if left and left.config else []
+        return {
+            "name": item.name,
+            "changed": bool(actions),
+            "actions": actions,
+            "state": ABSENT if left is None else left.state if item.name not in done.failures else "failed",
+            "source": record.source if record else None,
+            "family": record.family if record else None,
+            "generation": record.generation if record else None,
+            "stale": bool(record and generation and record.generation and record.generation != generation),
+            "method": record.method if record else None,
+            "backing_store": left.rootfs.store if left and left.rootfs else None,
+            "rootfs": str(left.rootfs) if left and left.rootfs else None,
+            "lxcpath": self.host.lxcpath,
+            "ipv4": ipv4,
+            "ipv6": ipv6,
+            "hwaddr": macs[0] if macs else None,
+            **({"restart_required": True} if item.restart_required and item.name not in done.failures else {}),
+        }
+
+
+class _MacAddresses:
+    """New MAC addresses in LXC's 00:16:3e space, none of which a container of this lxcpath has."""
+
+    def __init__(self, observed: Observed):
+        self.observed, self.used = observed, None
+
+    def __call__(self) -> str:
+        if self.used is None:
+            self.used = {mac.lower() for c in self.observed.containers.values() if c.config for mac in hwaddrs(c.config)}
+        while True:
+            mac = "00:16:3e:" + ":".join(f"{random.randrange(256):02x}" for _octet in range(3))
+            if mac not in self.used:
+                self.used.add(mac)
+                return mac

@@ -1,0 +1,104 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A sealed base: its guard, its fingerprint, and whether clones may be made of a container.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD
+from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, STOPPED, UNFINISHED, Container
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
+
+REFUSED = f"{GUARD}.refused"
+# Where a distribution writes when packages come and go.
+_LANDMARKS = ("etc", "usr", "usr/bin", "var/lib/dpkg/status", "lib/apk/db/installed", "var/lib/rpm", "var/lib/pacman/local")
+
+_SCRIPT = """#!/bin/sh
+# {guard}: a sealed base is not started, since its clones stand on its root filesystem.
+[ "$LXC_NAME" = {name} ] || exit 0
+[ "$LXC_ROOTFS_PATH" = {rootfs} ] || [ -z "$LXC_ROOTFS_PATH" ] || exit 0
+message="{plain} is a sealed base of fleet.lxc and is not started; unseal it with lxc_base state=unsealed"
+logger -t fleet.lxc "$message" 2>/dev/null || :
+echo "$message" >{refused}
+exit 1
+"""
+
+
+def guard_script(base: Container) -> str:
+    """The pre-start hook of a sealed base. It refuses this base only: clones by lxc-copy inherit the line."""
+    return _SCRIPT.format(
+        guard=GUARD,
+        name=shlex.quote(base.name),
+        plain=base.name,
+        rootfs=shlex.quote(base.config.get("lxc.rootfs.path")),
+        refused=shlex.quote(f"{base.directory}/{REFUSED}"),
+    )
+
+
+def fingerprint(base: Container, driver: StorageDriver) -> str:
+    """Device, inode and ctime of the places where a change of the root filesystem shows."""
+    digest = hashlib.sha256()
+
+    def add(name: str, stat: os.stat_result | None) -> None:
+        facts = (stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size) if stat else None
+        digest.update(f"{name} {facts}\n".encode())
+
+    for path in driver.landmarks(base.rootfs):
+        add("", os.stat(path))
+    layers = driver.layers(base.rootfs)
+    if layers:
+        with GuestRoot(layers) as guest:
+            for path in _LANDMARKS:
+                add(path, guest.stat(path))
+    return digest.hexdigest()[:32]
+
+
+def check_source(source: Container | None, name: str, lxcpath: str, driver: StorageDriver | None, pinned: bool) -> list[str]:
+    """Refuse a source that cannot be cloned now; return warnings.
+
+    :param pinned: clones will stand on its root filesystem (overlay), so it must not have changed since it was sealed.
+    :raises FleetError: MISSING, BROKEN, BUSY or CONFLICT.
+    """
+    if source is None:
+        raise FleetError("there is no such source", container=name, why=f"{lxcpath} has no container of that name", mend="Make it with lxc_base.", kind=MISSING)
+    if source.kind == UNFINISHED:
+        raise FleetError("is unfinished", container=name, why="the run that made it was cut off", mend="Run that task again.", kind=DAMAGED)
+    if source.kind == BROKEN or source.rootfs is None or source.config is None or driver is None:
+        raise FleetError("has no usable root filesystem", container=name, why=source.damage, mend="Mend its configuration file.", kind=DAMAGED)
+    missing = driver.damage(source.rootfs)
+    if missing:
+        raise FleetError("has no root filesystem", container=name, why=missing, mend="Restore it, or correct lxc.rootfs.path.", kind=DAMAGED)
+    if source.state != STOPPED:
+        raise FleetError(f"is {source.state} and is not cloned", container=name, mend=f"Stop it first (lxc-stop -n {name}).", kind=BUSY)
+    check_unused(source, driver, "is not cloned")
+    record = source.provenance
+    if record is None or not record.sealed:
+        return [f"{name} is not sealed: nothing notices when it changes while clones stand on it (lxc_base state=sealed)"] if pinned else []
+    if pinned and fingerprint(source, driver) != record.fingerprint:
+        raise FleetError(
+            "has changed since it was sealed, so it is not cloned",
+            container=name,
+            why="its fingerprint differs, and clones stand on the state that was sealed",
+            mend="Seal it anew (lxc_base state=sealed; its dependent clones must be removed first).",
+            kind=CONFLICT,
+        )
+    return []
+
+
+def check_unused(container: Container, driver: StorageDriver, consequence: str) -> None:
+    """:raises FleetError: BUSY while a process has the root filesystem as its root, under whatever name it was started."""
+    pid = driver.runs_on(container.rootfs)
+    if pid is not None:
+        by = f"process {pid} runs on it" if pid else "it is attached as a loop device"
+        raise FleetError(f"{consequence}: its root filesystem is in use", container=container.name, why=by, mend="Stop what runs there.", kind=BUSY)

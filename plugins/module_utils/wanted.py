@@ -1,0 +1,126 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Module options into what the planner wants; every refusal that needs no look at the host is made here.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
+from ansible_collections.fleet.lxc.plugins.module_utils import names
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.plan import WantedClone
+
+SHARED_ARGUMENTS: dict[str, Any] = {
+    "lxcpath": {"type": "path"},
+    "timeout": {"type": "int", "default": 600},
+    "lock_timeout": {"type": "int", "default": 300},
+}
+
+CLONE_ARGUMENTS: dict[str, Any] = {
+    **SHARED_ARGUMENTS,
+    "source": {"type": "str"},
+    "name": {"type": "list", "elements": "str", "required": True, "aliases": ["names"]},
+    "method": {"type": "str", "choices": ["auto", "snapshot", "copy"], "default": "auto"},
+    "backing_store": {"type": "str", "choices": ["dir", "overlay", "btrfs", "loop"]},
+    "state": {"type": "str", "choices": ["present", "started", "stopped", "frozen", "restarted", "absent"], "default": "present"},
+    "source_lxcpath": {"type": "path"},
+    "config": {"type": "dict"},
+    "overrides": {"type": "dict"},
+    "autostart": {
+        "type": "dict",
+        "options": {
+            "enabled": {"type": "bool", "default": True},
+            "order": {"type": "int"},
+            "delay": {"type": "int"},
+            "groups": {"type": "list", "elements": "str"},
+        },
+    },
+    "wait_for": {"type": "str", "choices": ["none", "running", "network"], "default": "running"},
+    "wait_timeout": {"type": "int", "default": 60},
+    "stop_timeout": {"type": "int", "default": 30},
+    "force_stop": {"type": "bool", "default": False},
+    "workers": {"type": "int"},
+    "on_error": {"type": "str", "choices": ["stop", "continue"], "default": "stop"},
+    "cascade": {"type": "bool", "default": False},
+    "foreign": {"type": "bool", "default": False},
+    "detail": {"type": "str", "choices": ["full", "changed", "summary"], "default": "full"},
+}
+
+BASE_ARGUMENTS: dict[str, Any] = {
+    **SHARED_ARGUMENTS,
+    "name": {"type": "str", "required": True},
+    "template": {"type": "str"},
+    "template_options": {"type": "dict"},
+    "rootfs_archive": {"type": "path"},
+    "adopt": {"type": "bool", "default": False},
+    "family": {"type": "str"},
+    "backing_store": {"type": "str", "choices": ["dir", "btrfs", "loop"], "default": "dir"},
+    "storage": {"type": "dict", "options": {"size": {"type": "str"}, "fstype": {"type": "str", "choices": ["ext4", "xfs", "btrfs"]}}},
+    "config": {"type": "dict"},
+    "state": {"type": "str", "choices": ["present", "sealed", "unsealed", "absent"], "default": "present"},
+    "stop": {"type": "bool", "default": False},
+    "delete_adopted": {"type": "bool", "default": False},
+    "cascade": {"type": "bool", "default": False},
+}
+
+
+def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:
+    """The clones that the options name, with each one's configuration.
+
+    :raises FleetError: INVALID.
+    """
+    expanded = names.expand(options["name"])
+    for option, least in (("timeout", 1), ("lock_timeout", 0), ("wait_timeout", 0), ("stop_timeout", 0), ("workers", 1)):
+        if options[option] is not None and options[option] < least:
+            raise FleetError(f"{option} must be {least} or more, not {options[option]}", kind=INVALID)
+    if options["state"] != "absent" and not options["source"]:
+        raise FleetError(f"state {options['state']} needs a source", mend="Set the option source to the base's name.", kind=INVALID)
+    if options["source"]:
+        names.validate(options["source"])
+    here = not options["source_lxcpath"] or options["source_lxcpath"] == options["lxcpath"]
+    if here and any(name.name == options["source"] for name in expanded):
+        raise FleetError("a clone cannot have the name of its source", container=options["source"], kind=INVALID)
+    if options["foreign"] and (options["state"] != "absent" or len(options["name"]) != 1 or "[" in options["name"][0]):
+        raise FleetError("foreign: true removes one container that is named literally", mend="Use it with state: absent and one name without a range.", kind=INVALID)
+    common = configuration.check_options(options["config"] or {})
+    common = {**_autostart(options["autostart"]), **common}
+    overrides = _overrides(options["overrides"] or {}, {name.name for name in expanded})
+    return tuple(
+        WantedClone(
+            name,
+            {
+                key: [configuration.fill(value, name.name, name.index) for value in values]
+                for key, values in {**common, **overrides.get(name.name, {})}.items()
+            },
+        )
+        for name in expanded
+    )
+
+
+def _overrides(overrides: Mapping[str, Any], known: set[str]) -> dict[str, dict[str, list[str]]]:
+    checked = {}
+    for name, override in overrides.items():
+        if name not in known:
+            raise FleetError(f"overrides name {name!r}, which this call does not make", mend="Add it to name, or drop it.", kind=INVALID)
+        if not isinstance(override, Mapping) or set(override) - {"config"} or not isinstance(override.get("config", {}), Mapping):
+            raise FleetError("overrides hold a dict with the key config", container=name, kind=INVALID)
+        checked[name] = configuration.check_options(override.get("config") or {}, f"overrides of {name}")
+    return checked
+
+
+def _autostart(autostart: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    if autostart is None:
+        return {}
+    keys = {"lxc.start.auto": ["1" if autostart["enabled"] else "0"]}
+    for option in ("order", "delay"):
+        if autostart[option] is not None:
+            keys[f"lxc.start.{option}"] = [str(autostart[option])]
+    if autostart["groups"] is not None:
+        keys.update(configuration.check_options({"lxc.group": autostart["groups"]}, "autostart"))
+    return keys

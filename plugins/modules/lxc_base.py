@@ -1,0 +1,198 @@
+#!/usr/bin/python
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lxc_base
+short_description: Make, adopt, seal, unseal and remove the canonical base of a fleet of LXC clones
+version_added: 0.1.0
+description:
+  - A base is the one container that a fleet is cloned from. It is made from a template or an archive, or an existing container is adopted.
+  - A sealed base has a generation and a fingerprint, and a guard that keeps it from being started.
+  - A base with clones that depend on its storage is never changed in place; an upgrade is another base of the same O(family).
+extends_documentation_fragment:
+  - fleet.lxc.common
+options:
+  name:
+    description:
+      - The base's name.
+    type: str
+    required: true
+  template:
+    description:
+      - Make it with this template of C(lxc-create), such as V(busybox), V(debian), V(download) or V(local).
+    type: str
+  template_options:
+    description:
+      - Options of the template. V({release: bookworm}) becomes C(--release bookworm); a value of true makes a flag.
+    type: dict
+  rootfs_archive:
+    description:
+      - Make it from this tar archive of a root filesystem on the host; extended attributes and numeric owners are kept.
+    type: path
+  adopt:
+    description:
+      - Make an existing container the base.
+    type: bool
+    default: false
+  family:
+    description:
+      - The family that the base and its clones belong to. Default is O(name).
+    type: str
+  backing_store:
+    description:
+      - Where a new base's root filesystem is kept.
+    type: str
+    choices: [dir, btrfs, loop]
+    default: dir
+  storage:
+    description:
+      - How a new root filesystem with O(backing_store=loop) is made.
+    type: dict
+    suboptions:
+      size:
+        description: Its size, such as V(2G). Default is LXC's, 1 GiB.
+        type: str
+      fstype:
+        description: The filesystem in it. Default is V(ext4).
+        type: str
+        choices: [ext4, xfs, btrfs]
+  config:
+    description:
+      - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone).
+    type: dict
+  state:
+    description:
+      - V(present) sees that it exists, V(sealed) that it exists and is sealed, V(unsealed) that it exists and may be changed.
+      - V(absent) removes it. That is refused while other containers depend on its storage.
+    type: str
+    choices: [present, sealed, unsealed, absent]
+    default: present
+  stop:
+    description:
+      - Stop a running base before it is sealed or removed. Otherwise that is an error.
+    type: bool
+    default: false
+  delete_adopted:
+    description:
+      - With O(state=absent), remove an adopted container itself. Otherwise it only ceases to be a base.
+    type: bool
+    default: false
+  cascade:
+    description:
+      - With O(state=absent), first remove the stopped clones whose storage depends on the base.
+    type: bool
+    default: false
+seealso:
+  - module: fleet.lxc.lxc_clone
+"""
+
+EXAMPLES = r"""
+- name: A sealed base that needs no download
+  fleet.lxc.lxc_base:
+    name: golden
+    template: busybox
+    state: sealed
+
+- name: A Debian base
+  fleet.lxc.lxc_base:
+    name: bookworm
+    template: debian
+    template_options:
+      release: bookworm
+
+- name: A base from an archive, on a loop device of 2 GiB
+  fleet.lxc.lxc_base:
+    name: golden-loop
+    rootfs_archive: /srv/images/golden.tar
+    backing_store: loop
+    storage:
+      size: 2G
+
+- name: An existing container becomes the base
+  fleet.lxc.lxc_base:
+    name: C1
+    adopt: true
+    state: sealed
+    stop: true
+"""
+
+RETURN = r"""
+actions:
+  description: The steps taken, of sweep, create, adopt, stop, configure, seal, unseal, forget, remove.
+  returned: success
+  type: list
+  elements: str
+  sample: [create, seal]
+base:
+  description: The base as it is after the call.
+  returned: success
+  type: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+      sample: golden
+    lxcpath:
+      description: The directory that holds it.
+      type: str
+      sample: /var/lib/lxc
+    state:
+      description: V(stopped), V(running), V(frozen) or V(absent).
+      type: str
+      sample: stopped
+    origin:
+      description: V(created) or V(adopted).
+      type: str
+      sample: created
+    sealed:
+      description: Whether it is sealed.
+      type: bool
+      sample: true
+    family:
+      description: Its family.
+      type: str
+      sample: golden
+    generation:
+      description: The id of the sealed state; null while it is unsealed.
+      type: str
+      sample: 3f2a90c1b7de
+    fingerprint:
+      description: What shows that it changed after it was sealed.
+      type: str
+      sample: 9be1f2f76f0d4c1a8c0e6f3b2a7d5e41
+    backing_store:
+      description: Where its root filesystem is kept.
+      type: str
+      sample: dir
+    rootfs:
+      description: Its C(lxc.rootfs.path).
+      type: str
+      sample: dir:/var/lib/lxc/golden/rootfs
+    dependents:
+      description: The containers whose storage depends on it.
+      type: list
+      elements: str
+      sample: [/var/lib/lxc/web-01]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.lxc.plugins.module_utils.bases import BaseCall
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_ARGUMENTS
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=BASE_ARGUMENTS, supports_check_mode=True)
+    try:
+        result = BaseCall(module.params).run(module.check_mode)
+    except FleetError as error:
+        module.fail_json(msg=str(error), kind=error.kind)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

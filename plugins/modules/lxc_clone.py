@@ -1,0 +1,274 @@
+#!/usr/bin/python
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lxc_clone
+short_description: Make, start, stop and remove any number of clones of one LXC container
+version_added: 0.1.0
+description:
+  - One call makes 1 to 10,000 clones of a source container, or brings them to another state.
+  - A clone is complete or it does not exist. What a cut-off run left behind, the next run sweeps and makes anew.
+  - An existing container that is not a clone of the source's family is never adopted, replaced or removed.
+extends_documentation_fragment:
+  - fleet.lxc.common
+options:
+  source:
+    description:
+      - The name of the base. Required unless O(state=absent).
+      - A base is best made and sealed with M(fleet.lxc.lxc_base); an unsealed container can be cloned too, with a warning.
+    type: str
+  name:
+    description:
+      - The clones' names, one or many, with Ansible host ranges such as V(web-[001:300]).
+      - A name has 1 to 63 letters, digits, dashes and dots and begins with a letter or digit.
+    type: list
+    elements: str
+    required: true
+    aliases: [names]
+  method:
+    description:
+      - V(snapshot) shares the base's blocks by the backing store's copy-on-write.
+      - V(copy) makes independent root filesystems; blocks are shared where the filesystem has reflinks.
+      - V(auto) takes a snapshot where it can be, else a reflink copy, else it fails. It never makes full copies.
+    type: str
+    choices: [auto, snapshot, copy]
+    default: auto
+  backing_store:
+    description:
+      - Where the clones' root filesystems are kept. Default is what fits the source and O(method).
+    type: str
+    choices: [dir, overlay, btrfs, loop]
+  state:
+    description:
+      - V(present) makes what is missing and leaves what runs or does not run as it is.
+      - V(started), V(stopped), V(frozen) and V(restarted) make what is missing, too, and then see to the state.
+      - V(absent) removes the named clones with their storage, stopping them first.
+    type: str
+    choices: [present, started, stopped, frozen, restarted, absent]
+    default: present
+  source_lxcpath:
+    description:
+      - The directory that holds the source, where it is not O(lxcpath).
+    type: path
+  config:
+    description:
+      - LXC configuration keys with a string or a list of strings each. They replace all inherited lines of that key; null removes them.
+      - V({name}) and V({index}) (the number of the name's last range) are replaced; V({{) is a brace.
+      - A changed value on an existing clone is written in place; RV(clones[].restart_required) tells that it runs with the old one.
+      - A key that is dropped from the task gets the lines back that it had before.
+      - C(lxc.rootfs.*), C(lxc.uts.name), C(lxc.idmap) and C(lxc.include) cannot be set.
+    type: dict
+  overrides:
+    description:
+      - Per clone, a dict with the key C(config), which goes over O(config).
+    type: dict
+  autostart:
+    description:
+      - Whether and when the clones start with the host. Left out, the base's own setting stays.
+    type: dict
+    suboptions:
+      enabled:
+        description: Sets C(lxc.start.auto).
+        type: bool
+        default: true
+      order:
+        description: Sets C(lxc.start.order).
+        type: int
+      delay:
+        description: Sets C(lxc.start.delay), in seconds.
+        type: int
+      groups:
+        description: Sets C(lxc.group).
+        type: list
+        elements: str
+  wait_for:
+    description:
+      - What to wait for in clones that run at the end.
+      - V(network) waits until each has an address other than loopback.
+    type: str
+    choices: [none, running, network]
+    default: running
+  wait_timeout:
+    description:
+      - How many seconds to wait for all clones together.
+    type: int
+    default: 60
+  stop_timeout:
+    description:
+      - How many seconds an orderly shutdown of one container may take.
+    type: int
+    default: 30
+  force_stop:
+    description:
+      - Kill a container that has not shut down within O(stop_timeout). Otherwise that is an error.
+    type: bool
+    default: false
+  workers:
+    description:
+      - How many clones are worked on at once. Default is twice the processors, 8 at most.
+    type: int
+  on_error:
+    description:
+      - V(stop) begins nothing new after a clone has failed, V(continue) goes on with the others.
+      - Either way each clone is whole or absent, and the task fails with all results.
+    type: str
+    choices: [stop, continue]
+    default: stop
+  cascade:
+    description:
+      - With O(state=absent), remove the stopped clones, too, whose storage depends on the removed one.
+    type: bool
+    default: false
+  foreign:
+    description:
+      - With O(state=absent) and one literal name, remove a container that this collection did not make.
+    type: bool
+    default: false
+  detail:
+    description:
+      - Which clones are returned in RV(clones), all, those that changed or failed, or none.
+    type: str
+    choices: [full, changed, summary]
+    default: full
+seealso:
+  - module: fleet.lxc.lxc_base
+"""
+
+EXAMPLES = r"""
+- name: A snapshot of one container (lxc-clone -s -o C1 -n C2)
+  fleet.lxc.lxc_clone:
+    source: C1
+    name: C2
+    method: snapshot
+
+- name: A full copy (lxc-clone -o C1 -n C2)
+  fleet.lxc.lxc_clone:
+    source: C1
+    name: C2
+    method: copy
+
+- name: Ten web servers, started, each with an address
+  fleet.lxc.lxc_clone:
+    source: golden
+    name: web-[01:10]
+    state: started
+    wait_for: network
+    config:
+      lxc.environment: "NODE={name}"
+      lxc.cgroup2.memory.max: 256M
+    overrides:
+      web-01:
+        config:
+          lxc.cgroup2.memory.max: 1G
+
+- name: Remove them
+  fleet.lxc.lxc_clone:
+    name: web-[01:10]
+    state: absent
+"""
+
+RETURN = r"""
+clones:
+  description: One record for each clone, in the order of their names in the task. O(detail) chooses which.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The container's name.
+      type: str
+      sample: web-01
+    changed:
+      description: Whether this clone was changed.
+      type: bool
+    actions:
+      description: The steps taken, of sweep, remove, create, configure, unfreeze, stop, start, freeze.
+      type: list
+      elements: str
+      sample: [create, start]
+    state:
+      description: V(running), V(stopped), V(frozen), V(absent), or V(failed).
+      type: str
+      sample: running
+    source:
+      description: The container that it was cloned from.
+      type: str
+      sample: golden
+    family:
+      description: The base's family.
+      type: str
+      sample: golden
+    generation:
+      description: The generation of the base it was made from; null for an unsealed source.
+      type: str
+      sample: 3f2a90c1b7de
+    stale:
+      description: Whether the base has a newer generation.
+      type: bool
+    method:
+      description: V(snapshot) or V(copy).
+      type: str
+      sample: snapshot
+    backing_store:
+      description: Where its root filesystem is kept.
+      type: str
+      sample: overlay
+    rootfs:
+      description: Its C(lxc.rootfs.path).
+      type: str
+      sample: overlay:/var/lib/lxc/golden/rootfs:/var/lib/lxc/web-01/overlay/delta
+    lxcpath:
+      description: The directory that holds it.
+      type: str
+      sample: /var/lib/lxc
+    ipv4:
+      description: Its IPv4 addresses while it runs.
+      type: list
+      elements: str
+      sample: [10.0.3.17]
+    ipv6:
+      description: Its IPv6 addresses while it runs, link-local ones left out.
+      type: list
+      elements: str
+      sample: []
+    hwaddr:
+      description: The MAC address of its first interface, where the configuration has one.
+      type: str
+      sample: 00:16:3e:4a:11:07
+    restart_required:
+      description: Present and true where the configuration was changed while the clone goes on running with the old one.
+      type: bool
+summary:
+  description: How many clones were C(created), C(started), C(stopped), C(removed), C(unchanged), C(failed).
+  returned: always
+  type: dict
+  sample: {created: 10, started: 10, stopped: 0, removed: 0, unchanged: 0, failed: 0}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import CLONE_ARGUMENTS
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=CLONE_ARGUMENTS, supports_check_mode=True)
+    try:
+        result = CloneCall(module.params).run(module.check_mode)
+    except FleetError as error:
+        module.fail_json(msg=str(error), kind=error.kind)
+    for warning in result.pop("warnings"):
+        module.warn(warning)
+    failures = list(result.pop("failures").values())
+    if failures:
+        more = f" ({len(failures) - 1} more failed: {', '.join(str(f.container) for f in failures[1:11])})" if len(failures) > 1 else ""
+        module.fail_json(msg=f"{failures[0]}{more}", kind=failures[0].kind, errors=[str(f) for f in failures], **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
