@@ -1,0 +1,227 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reads and writes beneath a guest's root filesystem, from the host, that never follow its symlinks out of it.
+
+Names are resolved one component at a time (openat(2), O_NOFOLLOW) in the merged view of all layers, as the guest would see
+them: a symlink on the way is followed within the guest, a last component that is no regular file is never opened.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat as modes
+from typing import Sequence
+
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import CONFLICT, FleetError
+
+_MOST_LINKS = 40
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
+
+WRITTEN, SAME, ABSENT = "written", "same", "absent"
+
+
+class _Directory:
+    """A directory of the merged view: an open descriptor in each layer that has it, the topmost layer first."""
+
+    def __init__(self, descriptors: list[int | None], parent: _Directory | None, name: str):
+        self.descriptors, self.parent, self.name = descriptors, parent, name
+
+    def merged(self) -> int:
+        """The descriptor whose owner, mode and xattrs the guest sees."""
+        return next(descriptor for descriptor in self.descriptors if descriptor is not None)
+
+
+class GuestRoot:
+    """A guest's root filesystem.
+
+    :param layers: directories of the host, the writable topmost one first; one for a plain directory, delta and lowers for overlay.
+    """
+
+    def __init__(self, layers: Sequence[str]):
+        self._open: list[int] = []
+        self._layers = list(layers)
+        self._root: _Directory | None = None
+
+    def __enter__(self) -> GuestRoot:
+        try:
+            self._root = _Directory([self._keep(os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) for layer in self._layers], None, "")
+        except OSError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for descriptor in self._open:
+            os.close(descriptor)
+        self._open.clear()
+
+    def _keep(self, descriptor: int) -> int:
+        self._open.append(descriptor)
+        return descriptor
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """What a path is, its last component not followed; None where there is nothing."""
+        found = self._find(path)
+        return found[2] if found else None
+
+    def read(self, path: str, limit: int = 1 << 20) -> bytes | None:
+        """The content of a regular file, None where there is nothing.
+
+        :raises FleetError: CONFLICT for anything but a regular file.
+        """
+        found = self._find(path)
+        if not found or found[2] is None:
+            return None
+        directory, name, _stat, layer = found
+        return self._read(path, directory.descriptors[layer], name, limit)
+
+    @staticmethod
+    def _read(path: str, descriptor: int, name: str, limit: int) -> bytes:
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+        except OSError as error:
+            raise _no_file(path) from error
+        try:
+            if not modes.S_ISREG(os.fstat(file).st_mode):
+                raise _no_file(path)
+            return os.read(file, limit)
+        finally:
+            os.close(file)
+
+    def replace(self, path: str, data: bytes) -> str:
+        """Replace the content of a regular file that exists, at once; owner, mode and xattrs stay.
+
+        :returns: WRITTEN, SAME or ABSENT.
+        :raises FleetError: CONFLICT for anything but a regular file.
+        """
+        found = self._find(path)
+        if not found or found[2] is None:
+            return ABSENT
+        directory, name, stat, layer = found
+        if not modes.S_ISREG(stat.st_mode):
+            raise _no_file(path)
+        source = directory.descriptors[layer]
+        if self._read(path, source, name, len(data) + 1) == data:
+            return SAME
+        top = self._in_top_layer(directory)
+        temporary = f".{name}.fleet.lxc"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=top)
+        new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=top)
+        try:
+            old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+            try:
+                os.write(new, data)
+                _copy_metadata(old, new, os.fstat(old))
+            finally:
+                os.close(old)
+            os.rename(temporary, name, src_dir_fd=top, dst_dir_fd=top)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=top)
+            raise
+        finally:
+            os.close(new)
+        return WRITTEN
+
+    def _in_top_layer(self, directory: _Directory) -> int:
+        """A directory's descriptor in the topmost layer, made there like the guest sees it where only lower layers have it."""
+        if directory.descriptors[0] is not None:
+            return directory.descriptors[0]
+        parent = self._in_top_layer(directory.parent)
+        model = directory.merged()
+        stat = os.fstat(model)
+        # Made under another name first: with wrong owner or mode it must never be seen.
+        temporary = f".{directory.name}.fleet.lxc"
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(temporary, dir_fd=parent)
+        os.mkdir(temporary, 0o700, dir_fd=parent)
+        descriptor = self._keep(os.open(temporary, _DIRECTORY, dir_fd=parent))
+        _copy_metadata(model, descriptor, stat)
+        os.utime(descriptor, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        os.rename(temporary, directory.name, src_dir_fd=parent, dst_dir_fd=parent)
+        directory.descriptors[0] = descriptor
+        return descriptor
+
+    def _find(self, path: str) -> tuple[_Directory, str, os.stat_result | None, int] | None:
+        """The directory that holds a path's last component, that component, its stat, and the layer it is in."""
+        pending = [part for part in path.split("/") if part not in ("", ".")]
+        directory, links = self._root, 0
+        while pending:
+            name = pending.pop(0)
+            if name == "..":
+                directory = directory.parent or directory
+                continue
+            stat, layer = self._lookup(directory, name)
+            if not pending:
+                return directory, name, stat, layer
+            if stat is None:
+                return None
+            if modes.S_ISLNK(stat.st_mode):
+                links += 1
+                if links > _MOST_LINKS:
+                    raise FleetError(f"{path} of the guest is a loop of symlinks", kind=CONFLICT)
+                target = os.readlink(name, dir_fd=directory.descriptors[layer])
+                pending = [part for part in target.split("/") if part not in ("", ".")] + pending
+                directory = self._root if target.startswith("/") else directory
+                continue
+            if not modes.S_ISDIR(stat.st_mode):
+                return None
+            directory = self._enter(directory, name, layer)
+        return None
+
+    @staticmethod
+    def _lookup(directory: _Directory, name: str) -> tuple[os.stat_result | None, int]:
+        for layer, descriptor in enumerate(directory.descriptors):
+            if descriptor is None:
+                continue
+            try:
+                stat = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if len(directory.descriptors) > 1 and modes.S_ISCHR(stat.st_mode) and stat.st_rdev == 0:
+                return None, 0  # a whiteout
+            return stat, layer
+        return None, 0
+
+    def _enter(self, directory: _Directory, name: str, layer: int) -> _Directory:
+        descriptors: list[int | None] = [None] * len(directory.descriptors)
+        for below in range(layer, len(descriptors)):
+            descriptor = directory.descriptors[below]
+            if descriptor is None:
+                continue
+            try:
+                descriptors[below] = self._keep(os.open(name, _DIRECTORY, dir_fd=descriptor))
+            except FileNotFoundError:
+                continue
+            except OSError:
+                break  # something else than a directory hides what is below it
+            if len(descriptors) > 1 and _opaque(descriptors[below]):
+                break
+        return _Directory(descriptors, directory, name)
+
+
+def _opaque(descriptor: int) -> bool:
+    for prefix in _OVERLAY_XATTRS:
+        with contextlib.suppress(OSError):
+            if os.getxattr(descriptor, f"{prefix}opaque") == b"y":
+                return True
+    return False
+
+
+def _copy_metadata(model: int, new: int, stat: os.stat_result) -> None:
+    os.fchown(new, stat.st_uid, stat.st_gid)
+    os.fchmod(new, modes.S_IMODE(stat.st_mode))
+    for name in os.listxattr(model):
+        if not name.startswith(_OVERLAY_XATTRS):
+            os.setxattr(new, name, os.getxattr(model, name))
+
+
+def _no_file(path: str) -> FleetError:
+    return FleetError(f"/{path.lstrip('/')} of the guest is no regular file", why="symlinks, devices and pipes of a guest are not written through", kind=CONFLICT)

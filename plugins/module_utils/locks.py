@@ -1,0 +1,97 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who may touch which lxcpath and which base at once: flock on files that vanish from use with their process.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from typing import Iterable, Iterator
+
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, RESOURCES, FleetError
+
+DIRECTORY = "/run/lock/fleet-lxc"
+
+
+@dataclass(frozen=True, order=True)
+class Lock:
+    """``key`` names the lock's file; sorted by it, bases come after the lxcpath that they are in."""
+
+    key: str
+    exclusive: bool
+    what: str = ""
+
+
+def lxcpath_lock(lxcpath: str) -> Lock:
+    """The right to write below an lxcpath, whatever path leads to it."""
+    stat = os.stat(lxcpath)
+    return Lock(f"lxcpath-{stat.st_dev}-{stat.st_ino}", True, f"lxcpath {lxcpath}")
+
+
+def base_lock(lxcpath: str, name: str, exclusive: bool) -> Lock:
+    """The right to clone a base (shared) or to change it (exclusive)."""
+    stat = os.stat(lxcpath)
+    return Lock(f"lxcpath-{stat.st_dev}-{stat.st_ino}-base-{name}", exclusive, f"base {name}")
+
+
+@contextlib.contextmanager
+def hold(locks: Iterable[Lock], timeout: float) -> Iterator[None]:
+    """Hold several locks, taken in sorted order.
+
+    :param timeout: seconds for all of them together.
+    :raises FleetError: BUSY, with the holder's pid.
+    """
+    directory = _directory()
+    deadline = time.monotonic() + timeout
+    with contextlib.ExitStack() as stack:
+        for lock in sorted(set(locks)):
+            descriptor = os.open(f"{directory}/{lock.key}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
+            _take(descriptor, lock, deadline, timeout)
+        yield
+
+
+def _take(descriptor: int, lock: Lock, deadline: float, timeout: float) -> None:
+    # flock(2) knows no time limit, and a signal for one would belong to the whole process: ask again, ever less often.
+    pause = 0.005
+    while True:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if lock.exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise FleetError(
+                    f"{lock.what or lock.key} is in use by another run",
+                    why=f"held by pid {_holder(descriptor)} for longer than {timeout:g} s",
+                    mend="Wait for it, or raise lock_timeout.",
+                    kind=BUSY,
+                ) from None
+            time.sleep(pause)
+            pause = min(0.05, pause * 1.5)
+
+
+def _holder(descriptor: int) -> str:
+    """The pids that hold a file's flock, as /proc/locks tells."""
+    inode = f":{os.fstat(descriptor).st_ino}"
+    with open("/proc/locks", encoding="ascii") as file:
+        lines = [line.split() for line in file]
+    pids = {words[4] for words in lines if "FLOCK" in words and "->" not in words and any(word.endswith(inode) for word in words)}
+    return ", ".join(sorted(pids)) or "unknown"
+
+
+def _directory() -> str:
+    directory = DIRECTORY if os.geteuid() == 0 else f"{os.environ.get('XDG_RUNTIME_DIR') or '/tmp'}/fleet-lxc-{os.geteuid()}"
+    with contextlib.suppress(FileExistsError):
+        os.makedirs(directory, mode=0o700)
+    stat = os.lstat(directory)
+    if stat.st_uid != os.geteuid() or not os.path.isdir(directory) or os.path.islink(directory):
+        raise FleetError(f"{directory} is not a directory of our own", mend="Remove it.", kind=RESOURCES)
+    return directory
