@@ -34,6 +34,8 @@ from ansible_collections.fleet.lxc.plugins.module_utils.plan import Creation, It
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import remove_tree
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice
 
+_POWER = {planner.START, planner.STOP, planner.UNFREEZE, planner.FREEZE}
+
 
 @dataclass
 class Settings:
@@ -75,8 +77,13 @@ class Applier:
         if creations:
             self._create(creations)
         self._each(plan.having(planner.CONFIGURE), self._configure, 1)
-        powered = [item for item in plan.items if planner.REMOVE not in item.steps and set(item.steps) & {planner.START, planner.STOP, planner.UNFREEZE, planner.FREEZE}]
-        self._each(powered, self._power)
+        together, alone = [], []
+        for item in plan.items:
+            if planner.REMOVE not in item.steps and _POWER & set(item.steps):
+                rootfs = item.creation.rootfs if item.creation else item.container.rootfs
+                (together if self.host.registry.driver(rootfs).capabilities.parallel_start else alone).append(item)
+        self._each(together, self._power)
+        self._each(alone, self._power, 1)
         return self.done
 
     def _each(self, items: Iterable[Item], work: Callable[[Item], None], workers: int | None = None) -> list[Item]:
@@ -111,7 +118,7 @@ class Applier:
         # Making directories gains nothing from threads; commands do.
         plain = driver.store == "overlay" and self.choice.reader.store == "dir"
         hooks = [value.split(None, 1) for value in self.source.config.get_all("lxc.hook.clone")]
-        made = self._each(items, lambda item: self._make(item, hooks), 1 if plain and not hooks else None)
+        made = self._each(items, lambda item: self._make(item, hooks), 1 if (plain and not hooks) or not driver.capabilities.parallel else None)
         if not made:
             return
         self._record_dependency([item.name for item in made])

@@ -22,5 +22,6 @@ class Capabilities:
     source_removable_with_clones: bool = True
     resizable: bool = False
     needs_size: bool = False
-    parallel: bool = True  # several clones of one base may be made at once
+    parallel: bool = True  # several clones may be made at once
+    parallel_start: bool = True  # several containers may be started at once
     unprivileged: bool = False

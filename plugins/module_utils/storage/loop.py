@@ -30,7 +30,8 @@ _NEW_UUID = {"xfs": ["xfs_admin", "-U", "generate"], "btrfs": ["btrfstune", "-f"
 
 class LoopDriver(StorageDriver):
     store = "loop"
-    capabilities = Capabilities(reflink=True, needs_size=True)
+    # Two lxc-start at once may choose the same free loop device, and one of them fails ("Failed to set loop fd").
+    capabilities = Capabilities(reflink=True, needs_size=True, parallel_start=False)
 
     def place(self, source: Rootfs, directory: str) -> Rootfs:
         return Rootfs(self.store, f"{directory}/rootdev")

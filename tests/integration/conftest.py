@@ -1,0 +1,131 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Throwaway lxcpaths on the filesystems that every machine can make, and the modules called as Ansible calls them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+
+import pytest
+from ansible_collections.fleet.lxc.plugins.module_utils.bases import BaseCall
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_ARGUMENTS, CLONE_ARGUMENTS
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
+
+
+def sh(command, check=True):
+    done = subprocess.run(command, shell=isinstance(command, str), capture_output=True, text=True)
+    if check and done.returncode:
+        raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class Fleet:
+    """An lxcpath with the two modules over it. Containers have no network, so they need no bridge."""
+
+    def __init__(self, lxcpath):
+        self.lxcpath = str(lxcpath)
+
+    def path(self, *parts):
+        return os.path.join(self.lxcpath, *parts)
+
+    def base(self, check_mode=False, **options):
+        return BaseCall(self._options(BASE_ARGUMENTS, options)).run(check_mode)
+
+    def clone(self, check_mode=False, **options):
+        names = options.get("name")
+        options["name"] = [names] if isinstance(names, str) else names
+        result = CloneCall(self._options(CLONE_ARGUMENTS, options)).run(check_mode)
+        for failure in result["failures"].values():
+            raise failure
+        return result
+
+    def _options(self, spec, given):
+        unknown = set(given) - set(spec)
+        assert not unknown, unknown
+        options = {key: given.get(key, argument.get("default")) for key, argument in spec.items()}
+        if isinstance(options.get("autostart"), dict):
+            options["autostart"] = {"enabled": True, "order": None, "delay": None, "groups": None, **options["autostart"]}
+        options["lxcpath"] = self.lxcpath
+        return options
+
+    def golden(self, state="sealed", **options):
+        return self.base(name="golden", template="busybox", state=state, config={"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}, **options)
+
+    def names(self):
+        return sorted(sh(["lxc-ls", "-P", self.lxcpath, "-1"]).split())
+
+    def up(self):
+        return sorted(sh(["lxc-ls", "-P", self.lxcpath, "-1", "--active"]).split())
+
+    def empty(self):
+        for name in self.up():
+            sh(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
+        for name in sorted(os.listdir(self.lxcpath)):
+            rootfs = self.path(name, "rootfs")
+            if os.path.isdir(rootfs) and os.lstat(rootfs).st_ino == 256:
+                sh(["btrfs", "subvolume", "delete", rootfs], check=False)
+            sh(["rm", "-rf", "--one-file-system", self.path(name)])
+
+
+@pytest.fixture(scope="session")
+def filesystems(tmp_path_factory):
+    """{name: directory}: what is there, and btrfs and XFS in files."""
+    made = {"ext": "/var/tmp"}
+    images = tmp_path_factory.mktemp("images")
+    for fstype in ("btrfs", "xfs"):
+        image, point = images / f"{fstype}.img", images / fstype
+        point.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(1 << 30)
+        sh([f"mkfs.{fstype}", "-q", str(image)])
+        sh(["mount", "-o", "loop", str(image), str(point)])
+        made[fstype] = str(point)
+    yield made
+    for fstype in ("btrfs", "xfs"):
+        sh(["umount", made[fstype]])
+
+
+@pytest.fixture
+def fleet_on(filesystems):
+    """Makes a fleet on a filesystem; all that is in it goes when the test ends."""
+    fleets = []
+
+    def make(filesystem="ext"):
+        directory = os.path.join(filesystems[filesystem], f"fleet-{uuid.uuid4().hex[:8]}")
+        os.mkdir(directory, 0o755)
+        fleets.append(Fleet(directory))
+        return fleets[-1]
+
+    yield make
+    for fleet in fleets:
+        fleet.empty()
+        os.rmdir(fleet.lxcpath)
+
+
+@pytest.fixture
+def fleet(fleet_on):
+    return fleet_on()
+
+
+@pytest.fixture
+def refused():
+    """Asserts that a call is refused with a message, and that nothing below the lxcpath was touched."""
+
+    def check(fleet, match, call, **options):
+        before = digest(fleet.lxcpath)
+        with pytest.raises(FleetError, match=match):
+            call(**options)
+        assert digest(fleet.lxcpath) == before
+
+    return check
+
+
+def digest(path):
+    return sh(f"cd {path} && find . -printf '%p %y %m %U %s %T@ %C@\\n' | sort | sha256sum")
