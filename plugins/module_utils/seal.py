@@ -27,7 +27,8 @@ _LANDMARKS = ("etc", "usr", "usr/bin", "var/lib/dpkg/status", "lib/apk/db/instal
 _SCRIPT = """#!/bin/sh
 # {guard}: a sealed base is not started, since its clones stand on its root filesystem.
 [ "$LXC_NAME" = {name} ] || exit 0
-[ "$LXC_ROOTFS_PATH" = {rootfs} ] || [ -z "$LXC_ROOTFS_PATH" ] || exit 0
+# liblxc hands the path over with its type or without it.
+case $LXC_ROOTFS_PATH in '' | {rootfs} | {path}) ;; *) exit 0 ;; esac
 message="{plain} is a sealed base of fleet.lxc and is not started; unseal it with lxc_base state=unsealed"
 logger -t fleet.lxc "$message" 2>/dev/null || :
 echo "$message" >{refused}
@@ -41,9 +42,15 @@ def guard_script(base: Container) -> str:
         guard=GUARD,
         name=shlex.quote(base.name),
         plain=base.name,
-        rootfs=shlex.quote(base.config.get("lxc.rootfs.path")),
+        rootfs=_quote(base.config.get("lxc.rootfs.path")),
+        path=_quote(base.rootfs.path),
         refused=shlex.quote(f"{base.directory}/{REFUSED}"),
     )
+
+
+def _quote(text: str) -> str:
+    # In a case pattern only quotes keep every character literal.
+    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def fingerprint(base: Container, driver: StorageDriver) -> str:
