@@ -264,7 +264,21 @@ class LxcHost:
         return self.runner.run(["lxc-info", "-P", self.lxcpath, "-n", name, "-s", "-H"], check=False).stdout.strip() not in ("", "STOPPED")
 
     def freeze(self, name: str) -> None:
-        self.runner.run(["lxc-freeze", "-P", self.lxcpath, "-n", name], container=name)
+        """Freeze a container.
+
+        The freezer of cgroup v1 can stay in FREEZING for ever when a process forks at that moment, and lxc-freeze with it:
+        thawing and freezing anew gets it out.
+
+        :raises FleetError: TIMEOUT when that does not help either.
+        """
+        for attempts_left in (2, 1, 0):
+            try:
+                self.runner.run(["lxc-freeze", "-P", self.lxcpath, "-n", name], timeout=5, container=name)
+                return
+            except FleetError as error:
+                if error.kind != TIMEOUT or not attempts_left:
+                    raise
+                self.runner.run(["lxc-unfreeze", "-P", self.lxcpath, "-n", name], timeout=5, check=False)
 
     def unfreeze(self, name: str) -> None:
         self.runner.run(["lxc-unfreeze", "-P", self.lxcpath, "-n", name], container=name)
