@@ -40,6 +40,8 @@ _POWER = {planner.START, planner.STOP, planner.UNFREEZE, planner.FREEZE}
 @dataclass
 class Settings:
     workers: int
+    # A stop is waiting for the guest, not work.
+    stops_at_once: int = 32
     on_error: str = "stop"
     stop_timeout: float = 30
     force_stop: bool = False
@@ -64,8 +66,9 @@ class Applier:
         """Take every step of a plan. Failures are collected; with ``on_error: stop`` nothing new is begun after one."""
         going = plan.having(planner.REMOVE) + plan.having(planner.SWEEP)
         owners = {item.name: _owners(item.container) for item in going}
+        self._each([item for item in plan.having(planner.REMOVE) if planner.STOP in item.steps], self._power, self.settings.stops_at_once)
         # Removals keep the plan's order: dependents come before what they stand on.
-        gone = self._each(plan.having(planner.REMOVE), self._stop_and_remove, 1)
+        gone = self._each(plan.having(planner.REMOVE), self._remove, 1)
         gone += self._each(plan.having(planner.SWEEP), self._sweep)
         lost: dict[tuple[str, str], int] = {}
         for item in gone:
@@ -77,11 +80,17 @@ class Applier:
         if creations:
             self._create(creations)
         self._each(plan.having(planner.CONFIGURE), self._configure, 1)
-        together, alone = [], []
+        going_down, together, alone = [], [], []
         for item in plan.items:
             if planner.REMOVE not in item.steps and _POWER & set(item.steps):
                 rootfs = item.creation.rootfs if item.creation else item.container.rootfs
-                (together if self.host.registry.driver(rootfs).capabilities.parallel_start else alone).append(item)
+                if planner.START not in item.steps:
+                    going_down.append(item)
+                elif self.host.registry.driver(rootfs).capabilities.parallel_start:
+                    together.append(item)
+                else:
+                    alone.append(item)
+        self._each(going_down, self._power, self.settings.stops_at_once)
         self._each(together, self._power)
         self._each(alone, self._power, 1)
         return self.done
@@ -212,8 +221,7 @@ class Applier:
             self.host.registry.driver(rootfs).discard(rootfs)
         remove_tree(directory)
 
-    def _stop_and_remove(self, item: Item) -> None:
-        self._power(item)
+    def _remove(self, item: Item) -> None:
         self.remove(item.container)
         self._took(item, planner.REMOVE)
 

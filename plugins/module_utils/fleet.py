@@ -104,6 +104,7 @@ class CloneCall:
     def _settings(self) -> Settings:
         return Settings(
             workers=self.options["workers"] or min(8, 2 * (os.cpu_count() or 1)),
+            stops_at_once=self.options["workers"] or 32,
             on_error=self.options["on_error"],
             stop_timeout=self.options["stop_timeout"],
             force_stop=self.options["force_stop"],
