@@ -153,7 +153,11 @@ class CloneCall:
 
     def _wait(self, plan: Plan, done: Done) -> dict[str, tuple[list[str], list[str]]]:
         """Wait as the options say; what is not ready in time is a failure. Returns the addresses of what runs."""
-        up = [item for item in plan.items if item.state == RUNNING and item.name not in done.failures]
+        up = [
+            item
+            for item in plan.items
+            if item.state == RUNNING and item.name not in done.failures and set(item.steps) <= set(done.steps.get(item.name, ()))
+        ]
         if not up:
             return {}
         states = self.host.states()
@@ -195,7 +199,7 @@ class CloneCall:
         clones = [self._record(item, seen, done, generation, addresses) for item in seen.plan.items]
         summary = {past: sum(step in done.steps.get(item.name, ()) for item in seen.plan.items) for step, past in _PAST.items()}
         summary["failed"] = len(done.failures)
-        summary["unchanged"] = sum(not clone["changed"] and clone["name"] not in done.failures for clone in clones)
+        summary["unchanged"] = sum(not item.changed and item.name not in done.failures for item in seen.plan.items)
         detail = self.options["detail"]
         shown = [] if detail == "summary" else [c for c in clones if detail == "full" or c["changed"] or c["name"] in done.failures]
         return {
@@ -205,19 +209,20 @@ class CloneCall:
             "diff": planner.render(seen.plan),
             "warnings": seen.warnings + done.warnings,
             "failures": done.failures,
+            "left_out": [i.name for i in seen.plan.items if set(i.steps) - set(done.steps.get(i.name, ())) and i.name not in done.failures],
         }
 
     def _record(self, item: Item, seen: Seen, done: Done, generation: str | None, addresses: Mapping[str, tuple[list[str], list[str]]]) -> dict[str, Any]:
-        left = planner.outcome(item) if item.name not in done.failures else item.container
+        actions = done.steps.get(item.name, [])
+        left = planner.outcome(item, actions)
         record = left.provenance if left else None
         ipv4, ipv6 = addresses.get(item.name, ([], []))
-        actions = done.steps.get(item.name, [])
         macs = hwaddrs(left.config) if left and left.config else []
         return {
             "name": item.name,
             "changed": bool(actions),
             "actions": actions,
-            "state": ABSENT if left is None else left.state if item.name not in done.failures else "failed",
+            "state": "failed" if item.name in done.failures else left.state if left else ABSENT,
             "source": record.source if record else None,
             "family": record.family if record else None,
             "generation": record.generation if record else None,
@@ -229,7 +234,7 @@ class CloneCall:
             "ipv4": ipv4,
             "ipv6": ipv6,
             "hwaddr": macs[0] if macs else None,
-            **({"restart_required": True} if item.restart_required and item.name not in done.failures else {}),
+            **({"restart_required": True} if item.restart_required and planner.CONFIGURE in actions else {}),
         }
 
 

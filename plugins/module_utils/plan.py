@@ -10,13 +10,14 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Callable, Mapping
+from typing import Callable, Collection, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     ABSENT,
     BROKEN,
+    COMPLETE,
     FOREIGN,
     FROZEN,
     RUNNING,
@@ -48,6 +49,7 @@ POWER: dict[tuple[str, str], tuple[str, ...]] = {
     (FROZEN, "absent"): (UNFREEZE, STOP),
 }
 _STATE_AFTER = {START: RUNNING, STOP: STOPPED, UNFREEZE: RUNNING, FREEZE: FROZEN, CREATE: STOPPED, REMOVE: ABSENT, SWEEP: ABSENT}
+_POWER_STEPS = {UNFREEZE, STOP, START, FREEZE}
 
 
 @dataclass(frozen=True)
@@ -339,15 +341,21 @@ def _described(container: Container | None) -> str:
     return {UNFINISHED: "unfinished", BROKEN: f"broken ({container.damage})"}.get(container.kind, container.state)
 
 
-def outcome(item: Item) -> Container | None:
-    """The container that an item leaves behind, for a planner that is asked again."""
-    if item.state == ABSENT:
-        return None
-    if item.creation:
-        made = item.creation
-        return Container(item.name, made.provenance.lxcpath, "complete", item.state, None, made.config, made.rootfs, made.provenance)
+def outcome(item: Item, taken: Collection[str] | None = None) -> Container | None:
+    """The container that an item leaves behind, for a planner that is asked again and for the report.
+
+    :param taken: the steps that were taken, where not all were.
+    """
+    taken = item.steps if taken is None else taken
     found = item.container
-    if item.configured:
+    if found and found.kind == UNFINISHED and SWEEP in taken or REMOVE in taken:
+        found = None
+    if CREATE in taken:
+        made = item.creation
+        found = Container(item.name, made.provenance.lxcpath, COMPLETE, STOPPED, None, made.config, made.rootfs, made.provenance)
+    if found is None:
+        return None
+    if CONFIGURE in taken:
         record = replace(found.provenance, inherited=dict(item.inherited), config_digest=item.configured.digest())
         found = replace(found, config=item.configured, provenance=record)
-    return replace(found, state=item.state)
+    return replace(found, state=_after(tuple(step for step in item.steps if step in taken and step in _POWER_STEPS), found.state))

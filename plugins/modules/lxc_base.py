@@ -177,6 +177,16 @@ base:
       type: list
       elements: str
       sample: [/var/lib/lxc/web-01]
+diff:
+  description: What the base is and what it will be.
+  returned: in diff mode
+  type: dict
+  sample: {before: "golden: absent\n", after: "golden: sealed (create, seal)\n"}
+kind:
+  description: The kind of the error, as in M(fleet.lxc.lxc_clone).
+  returned: failure
+  type: str
+  sample: busy
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -191,6 +201,8 @@ def main() -> None:
         result = BaseCall(module.params).run(module.check_mode)
     except FleetError as error:
         module.fail_json(msg=str(error), kind=error.kind)
+    if not module._diff:  # pylint: disable=protected-access
+        del result["diff"]
     module.exit_json(**result)
 
 

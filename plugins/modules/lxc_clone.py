@@ -247,6 +247,24 @@ summary:
   returned: always
   type: dict
   sample: {created: 10, started: 10, stopped: 0, removed: 0, unchanged: 0, failed: 0}
+diff:
+  description: What the containers that change are, and what they will be.
+  returned: in diff mode
+  type: dict
+  sample: {before: "web-01: absent\n", after: "web-01: running, snapshot of golden\n"}
+kind:
+  description:
+    - The kind of the first error, one of C(invalid), C(missing), C(conflict), C(busy), C(unsupported), C(resources), C(broken),
+      C(failed), C(timeout).
+  returned: failure
+  type: str
+  sample: busy
+errors:
+  description: What failed, a sentence for each clone. Not returned where a refusal came before anything was touched.
+  returned: failure
+  type: list
+  elements: str
+  sample: ["web-07: runs, but had no address within 60 s"]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -263,9 +281,13 @@ def main() -> None:
         module.fail_json(msg=str(error), kind=error.kind)
     for warning in result.pop("warnings"):
         module.warn(warning)
-    failures = list(result.pop("failures").values())
+    failures, left_out = list(result.pop("failures").values()), result.pop("left_out")
+    if not module._diff:  # pylint: disable=protected-access
+        del result["diff"]
     if failures:
         more = f" ({len(failures) - 1} more failed: {', '.join(str(f.container) for f in failures[1:11])})" if len(failures) > 1 else ""
+        if left_out:
+            more += f" With on_error: stop, {len(left_out)} others were not finished; run again to go on."
         module.fail_json(msg=f"{failures[0]}{more}", kind=failures[0].kind, errors=[str(f) for f in failures], **result)
     module.exit_json(**result)
 

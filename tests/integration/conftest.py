@@ -36,17 +36,17 @@ class Fleet:
         return os.path.join(self.lxcpath, *parts)
 
     def base(self, check_mode=False, **options):
-        return BaseCall(self._options(BASE_ARGUMENTS, options)).run(check_mode)
+        return BaseCall(self.options(BASE_ARGUMENTS, options)).run(check_mode)
 
     def clone(self, check_mode=False, **options):
         names = options.get("name")
         options["name"] = [names] if isinstance(names, str) else names
-        result = CloneCall(self._options(CLONE_ARGUMENTS, options)).run(check_mode)
+        result = CloneCall(self.options(CLONE_ARGUMENTS, options)).run(check_mode)
         for failure in result["failures"].values():
             raise failure
         return result
 
-    def _options(self, spec, given):
+    def options(self, spec, given):
         unknown = set(given) - set(spec)
         assert not unknown, unknown
         options = {key: given.get(key, argument.get("default")) for key, argument in spec.items()}

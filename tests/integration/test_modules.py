@@ -18,6 +18,8 @@ import time
 
 import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import CLONE_ARGUMENTS
 from conftest import digest, sh
 
 
@@ -162,7 +164,12 @@ REFUSALS = [
     ("more than 10,000", {"source": "golden", "name": "a[1:10001]"}),
     ("not a clone of the family", {"source": "golden", "name": ["fine", "foreign"]}),
     ("not a clone of the family", {"source": "golden", "name": "copied"}),
-    ("must not set lxc.rootfs.path", {"source": "golden", "name": "a", "config": {"lxc.rootfs.path": "/x"}}),
+    *[
+        (f"must not set {key}", {"source": "golden", "name": "a", "config": {key: "x"}})
+        for key in ("lxc.rootfs.path", "lxc.rootfs.options", "lxc.uts.name", "lxc.idmap", "lxc.include")
+    ],
+    ("guard of a sealed base", {"source": "golden", "name": "a", "config": {"lxc.hook.pre-start": "/x/fleet.lxc.guard"}}),
+    ("no LXC configuration key", {"source": "golden", "name": "a", "config": {"memory": "1G"}}),
     ("line break", {"source": "golden", "name": "a", "config": {"lxc.environment": "a\nlxc.include=x"}}),
     ("cannot be on btrfs", {"source": "golden", "name": "a", "method": "snapshot", "backing_store": "btrfs"}),
     ("not made by fleet.lxc", {"name": "foreign", "state": "absent"}),
@@ -204,6 +211,49 @@ def test_a_source_without_rootfs_is_refused(golden, refused):
     with open(golden.path("bare", "config"), "w") as file:
         file.write("lxc.uts.name = bare\n")
     refused(golden, "no lxc.rootfs.path", golden.clone, source="bare", name="web")
+
+
+def test_a_read_only_lxcpath_is_refused(golden, refused):
+    sh(["mount", "--bind", golden.lxcpath, golden.lxcpath])
+    sh(["mount", "-o", "remount,bind,ro", golden.lxcpath])
+    try:
+        refused(golden, "read-only filesystem", golden.clone, source="golden", name="web")
+    finally:
+        sh(["umount", golden.lxcpath])
+
+
+@pytest.mark.parametrize("call", ["clone", "base"])
+def test_nobody_but_root_is_served(golden, call):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            getattr(golden, call)(name="golden", state="absent")
+        except FleetError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as file:
+        assert "made by root" in (said := file.read()) and "become: true" in said
+    assert golden.names() == ["golden"]
+
+
+def test_after_a_failure_the_report_says_what_is_there(golden):
+    golden.clone(source="golden", name="web-[1:3]")
+    for name in ("web-2", "web-3"):
+        sh(["sed", "-i", "$a lxc.net.0.type = no-such-type", golden.path(name, "config")])
+    options = {"source": "golden", "name": "web-[1:4]", "state": "started", "workers": 1}
+    for on_error, begun in (("stop", {"web-1": "running", "web-2": "failed", "web-3": "stopped", "web-4": "stopped"}), ("continue", {"web-1": "running", "web-2": "failed", "web-3": "failed", "web-4": "running"})):
+        result = CloneCall(golden.options(CLONE_ARGUMENTS, {**options, "name": ["web-[1:4]"], "on_error": on_error})).run(False)
+        assert {clone["name"]: clone["state"] for clone in result["clones"]} == begun
+        assert result["summary"]["failed"] == len(result["failures"]) == list(begun.values()).count("failed")
+        assert result["left_out"] == [name for name, state in begun.items() if state == "stopped"]
+    assert result["summary"]["unchanged"] == 1
 
 
 def test_a_bad_lxcpath_is_refused(golden, tmp_path):

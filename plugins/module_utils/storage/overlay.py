@@ -71,7 +71,9 @@ class OverlayDriver(StorageDriver):
         else:
             # The delta's root is the root directory that the guest sees: it must look like the lower's.
             stat = os.stat(source.path)
-            os.chown(target.path, stat.st_uid, stat.st_gid)
+            overlay = os.path.dirname(target.path)
+            for path in (overlay, target.path, f"{overlay}/work", f"{os.path.dirname(overlay)}/rootfs"):
+                os.chown(path, stat.st_uid, stat.st_gid)
             os.chmod(target.path, stat.st_mode & 0o7777)
             for name in os.listxattr(source.path):
                 if not name.startswith(("trusted.overlay.", "user.overlay.")):
