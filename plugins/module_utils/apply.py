@@ -60,6 +60,7 @@ class Done:
 class Applier:
     def __init__(self, host: LxcHost, settings: Settings, choice: Choice | None = None, source: Container | None = None):
         self.host, self.settings, self.choice, self.source = host, settings, choice, source
+        self.idmapped = False
         self.done = Done()
 
     def apply(self, plan: Plan) -> Done:
@@ -126,8 +127,11 @@ class Applier:
         driver = self.choice.driver
         # Making directories gains nothing from threads; commands do.
         plain = driver.store == "overlay" and self.choice.reader.store == "dir"
-        hooks = [value.split(None, 1) for value in self.source.config.get_all("lxc.hook.clone")]
-        made = self._each(items, lambda item: self._make(item, hooks), 1 if (plain and not hooks) or not driver.capabilities.parallel else None)
+        # A clone's own configuration may add to what its source has; their includes are the same.
+        expanded = self.source.config.expanded()
+        hooked = bool(expanded.get_all("lxc.hook.clone")) or any(item.creation.config.get_all("lxc.hook.clone") for item in items)
+        self.idmapped = bool(expanded.get_all("lxc.idmap"))
+        made = self._each(items, lambda item: self._make(item, hooked), 1 if (plain and not hooked) or not driver.capabilities.parallel else None)
         if not made:
             return
         self._record_dependency([item.name for item in made])
@@ -141,39 +145,42 @@ class Applier:
         finally:
             os.close(directory)
 
-    def _make(self, item: Item, hooks: list[list[str]]) -> None:
+    def _make(self, item: Item, hooked: bool) -> None:
         creation = item.creation
         directory = f"{self.host.lxcpath}/{item.name}"
         claim(directory, creation.provenance)
         try:
-            self._fill(item.name, creation, directory, hooks)
+            self._fill(item.name, creation, directory, hooked)
         except BaseException:
             # What cannot be undone now keeps its intent, and the next run sweeps it.
             with contextlib.suppress(FleetError, OSError):
                 self.discard(directory, creation.rootfs)
             raise
 
-    def _fill(self, name: str, creation: Creation, directory: str, hooks: list[list[str]]) -> None:
+    def _fill(self, name: str, creation: Creation, directory: str, hooked: bool) -> None:
         driver = self.choice.driver
-        if creation.config.get_all("lxc.idmap"):
+        if self.idmapped:
             stat = os.stat(self.source.directory)
             os.chown(directory, stat.st_uid, stat.st_gid)
         driver.clone(self.source.rootfs, creation.rootfs, self.choice.method, self.choice.reader)
         for old, new in creation.files.items():
-            os.makedirs(os.path.dirname(new), exist_ok=True)
-            shutil.copy2(old, new)
+            # What lies in the root filesystem came along with that.
+            if not os.path.lexists(new):
+                os.makedirs(os.path.dirname(new), exist_ok=True)
+                shutil.copy(old, new)
         write_file(f"{directory}/config", str(creation.config), 0o640)
         if driver.store == "overlay":
             write_file(f"{directory}/lxc_rdepends", _rdepends(self.source), 0o644)
         layers = driver.layers(creation.rootfs)
-        if hooks or layers is None:
-            mounts.in_private_mounts(lambda: self._inside_mount(name, creation, directory, hooks))
+        if hooked or layers is None:
+            mounts.in_private_mounts(lambda: self._inside_mount(name, creation, directory, hooked))
         else:
             self._name_guest(name, layers)
 
-    def _inside_mount(self, name: str, creation: Creation, directory: str, hooks: list[list[str]]) -> None:
+    def _inside_mount(self, name: str, creation: Creation, directory: str, hooked: bool) -> None:
+        config = creation.config.expanded() if hooked else creation.config
         with self.choice.driver.rootfs_view(creation.rootfs, f"{directory}/rootfs", writable=True) as root:
-            version = creation.config.get("lxc.hook.version") or "0"
+            version = config.get("lxc.hook.version") or "0"
             environment = {
                 "LXC_SRC_NAME": self.source.name,
                 "LXC_NAME": name,
@@ -183,7 +190,7 @@ class Applier:
             }
             if version == "1":
                 environment.update(LXC_HOOK_TYPE="clone", LXC_HOOK_SECTION="lxc")
-            for value in creation.config.get_all("lxc.hook.clone"):
+            for value in config.get_all("lxc.hook.clone"):
                 arguments = "" if version == "1" else f" '{name}' 'lxc' 'clone'"
                 self.host.runner.run(["sh", "-c", f"exec {value}{arguments}"], env=environment, container=name)
             self._name_guest(name, [root])
@@ -274,6 +281,7 @@ def claim(directory: str, intent: Provenance) -> None:
     """
     try:
         os.mkdir(directory, 0o770)
+        os.chmod(directory, 0o770)  # whatever the umask is, as liblxc does
     except FileExistsError as error:
         raise FleetError("appeared while this call ran", container=intent.name, mend="Run again.", kind=CONFLICT) from error
     write_file(f"{directory}/{INTENT}", intent.dumps(), 0o640)

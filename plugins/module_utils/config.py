@@ -4,7 +4,8 @@
 
 """LXC configuration files: parsed, derived for a clone, written atomically.
 
-Parsing follows liblxc's ``parse_line`` (src/lxc/confile.c), deriving follows ``do_lxcapi_clone`` (src/lxc/lxccontainer.c).
+Parsing follows liblxc's ``parse_line`` (src/lxc/confile.c), deriving follows ``do_lxcapi_clone`` (src/lxc/lxccontainer.c);
+where it does not, docs/differences-from-lxc-copy.md says why.
 Private to the collection fleet.lxc.
 """
 
@@ -23,7 +24,12 @@ _HWADDR = re.compile(r"lxc\.net\.\d+\.hwaddr|lxc\.network\.hwaddr")
 _KEY = re.compile(r"lxc(\.[A-Za-z0-9_-]+)+")
 _REFUSED = ("lxc.rootfs", "lxc.uts.name", "lxc.utsname", "lxc.idmap", "lxc.id_map", "lxc.include")
 # Keys that LXC itself no longer reads since 3.0: a container that has them does not load.
-_LEGACY = re.compile(r"\s*(lxc\.(utsname|rootfs|network\.\S+|mount|id_map|tty|pts|haltsignal|rebootsignal|stopsignal|aa_profile|loglevel|logfile))\s*=")
+_LEGACY = re.compile(
+    r"\s*(lxc\.(utsname|rootfs|rootfs\.backend|network(\.\S+)?|mount|id_map|tty|pts|pivotdir|devttydir|haltsignal|rebootsignal|stopsignal"
+    r"|aa_profile|aa_allow_incomplete|se_context|seccomp|console|kmsg|init_cmd|init_uid|init_gid|limit\.\S+|syslog|loglevel|logfile))\s*="
+)
+_MOST_INCLUDES = 16
+_DIRECTORIES = ("br=", "upperdir=", "workdir=")
 _PLACEHOLDER = re.compile(r"\{\{|\{([^{}]*)\}|\{")
 
 
@@ -54,17 +60,39 @@ class Config:
         return [item for item in map(split_line, self.lines) if item]
 
     def get_all(self, key: str) -> list[str]:
-        """All values of a key, in order, those before an empty one (which clears the list) left out."""
+        """All values of a key, in order, those before an empty one (of the key or of one above it, such as lxc.hook) left out."""
         values: list[str] = []
         for line in self.lines:
             item = split_line(line)
             if item and item[0] == key:
                 values = values + [item[1]] if item[1] else []
+            elif item and not item[1] and key.startswith(item[0] + "."):
+                values = []
         return values
 
     def get(self, key: str) -> str | None:
         values = self.get_all(key)
         return values[-1] if values else None
+
+    def expanded(self, depth: int = 0) -> Config:
+        """This configuration as LXC sees it: the files that lxc.include names read in where they stand.
+
+        :raises FleetError: BROKEN for an include that cannot be read.
+        """
+        lines: list[str] = []
+        for line in self.lines:
+            item = split_line(line)
+            if not item or item[0] != "lxc.include" or not item[1]:
+                lines.append(line)
+                continue
+            if depth == _MOST_INCLUDES:
+                raise FleetError("its configuration includes files without end", why=item[1], kind=BROKEN)
+            try:
+                for path in _included(item[1]):
+                    lines += Config.read(path).expanded(depth + 1).lines
+            except OSError as error:
+                raise FleetError(f"its configuration includes {item[1]}, which cannot be read", why=error.strerror or "", kind=BROKEN) from error
+        return Config(lines)
 
     def legacy_keys(self) -> list[str]:
         return [match.group(1) for match in map(_LEGACY.match, self.lines) if match]
@@ -84,7 +112,7 @@ class Config:
         self.lines = kept[:at] + [f"{key} = {value}" for value in values] + kept[at:]
 
     def map_values(self, change: Callable[[str, str], str | None]) -> None:
-        """Rewrite single values in place; None removes the line."""
+        """Rewrite single values in place, the rest of the line kept as it is written; None removes the line."""
         lines = []
         for line in self.lines:
             item = split_line(line)
@@ -93,7 +121,8 @@ class Config:
                 if value is None:
                     continue
                 if value != item[1]:
-                    line = f"{item[0]} = {value}"
+                    key, _equals, written = line.partition("=")
+                    line = f"{key}={written.replace(item[1], value, 1)}"
             lines.append(line)
         self.lines = lines
 
@@ -116,31 +145,57 @@ def split_line(line: str) -> tuple[str, str] | None:
     return key.rstrip(), value
 
 
-def derive(source: Config, source_dir: str, name: str, clone_dir: str, rootfs: str, new_mac: Callable[[], str]) -> tuple[Config, dict[str, str]]:
+def _included(path: str) -> list[str]:
+    """The files that one lxc.include stands for: of a directory all *.conf, in the order that the filesystem has them in."""
+    if not path.endswith("/") and not os.path.isdir(path):
+        return [path]
+    try:
+        return [os.path.join(path, name) for name in os.listdir(path) if name.endswith(".conf") and name != ".conf"]
+    except FileNotFoundError:
+        return []
+
+
+def derive(
+    source: Config,
+    source_dir: str,
+    name: str,
+    clone_dir: str,
+    rootfs: str,
+    new_mac: Callable[[], str],
+    expanded: Config | None = None,
+) -> tuple[Config, dict[str, str]]:
     """A clone's configuration, as liblxc makes it.
 
     New uts.name, rootfs path and MAC addresses; hooks under the source's directory and the fstab move along; everything
     else stays. The guard of a sealed base is left behind.
 
     :param new_mac: gives an unused MAC address at each call.
+    :param expanded: the source's configuration with its includes, which may name an fstab too.
     :returns: the configuration, and the files to copy along: {path in the source: path in the clone}.
+    :raises FleetError: BROKEN for an fstab that is no absolute path.
     """
     config = Config(source.lines)
     files: dict[str, str] = {}
     prefix = source_dir + "/"
 
+    fstab = (expanded or source).get("lxc.mount.fstab")
+    if fstab and not fstab.startswith("/"):
+        raise FleetError(f"its lxc.mount.fstab {fstab!r} is no absolute path", why="a clone could not tell which file that is", kind=BROKEN)
+
     def change(key: str, value: str) -> str | None:
+        if key in ("lxc.rootfs.path", "lxc.uts.name") or (key == "lxc.mount.fstab" and fstab):
+            return None
         if key.startswith("lxc.hook.") and value.startswith(prefix):
             if value == prefix + GUARD:
                 return None
-            path = value.split(" ", 1)[0]
+            path = value.split(None, 1)[0]
+            # A path that leads out of the source's directory again is another's file.
+            if not os.path.normpath(path).startswith(prefix):
+                return value
             files[path] = clone_dir + path[len(source_dir) :]
             return clone_dir + value[len(source_dir) :]
-        if key == "lxc.mount.fstab" and value:
-            files[value] = f"{clone_dir}/{os.path.basename(value)}"
-            return files[value]
         if key == "lxc.mount.entry" and " overlay" in value:
-            for option in ("upperdir=", "workdir="):
+            for option in _DIRECTORIES:
                 value = value.replace(option + prefix, option + clone_dir + "/")
             return value
         if _HWADDR.fullmatch(key) and _MAC.fullmatch(value):
@@ -148,8 +203,10 @@ def derive(source: Config, source_dir: str, name: str, clone_dir: str, rootfs: s
         return value
 
     config.map_values(change)
-    config.set("lxc.rootfs.path", [rootfs])
-    config.set("lxc.uts.name", [name])
+    config.lines += [f"lxc.rootfs.path = {rootfs}", f"lxc.uts.name = {name}"]
+    if fstab:
+        files[fstab] = f"{clone_dir}/{os.path.basename(fstab)}"
+        config.lines.append(f"lxc.mount.fstab = {files[fstab]}")
     return config, files
 
 
@@ -214,9 +271,14 @@ def rootfs_value(config: Config, name: str) -> str:
     value = config.get("lxc.rootfs.path")
     if value:
         return value
+    check_legacy(config, name)
+    raise FleetError("has no root filesystem", container=name, why="its configuration has no lxc.rootfs.path", kind=BROKEN)
+
+
+def check_legacy(config: Config, name: str) -> None:
+    """:raises FleetError: BROKEN for a configuration of LXC 2 or older, which LXC does not load."""
     legacy = config.legacy_keys()
     if legacy:
         raise FleetError(
             f"its configuration has keys that LXC no longer reads ({', '.join(legacy[:3])})", container=name, mend="Run lxc-update-config -c on its config.", kind=BROKEN
         )
-    raise FleetError("has no root filesystem", container=name, why="its configuration has no lxc.rootfs.path", kind=BROKEN)

@@ -137,6 +137,7 @@ class CloneCall:
                     new_mac=_MacAddresses(observed),
                     time=now(),
                     version=VERSION,
+                    expanded=self.source_host.expanded(source),
                 )
         wanted = Wanted(self.clones, state, self.host.lxcpath, source, self.options["foreign"], self.options["cascade"])
         plan = planner.plan(wanted, observed.containers, observed.dependents, make)

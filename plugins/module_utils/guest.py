@@ -95,7 +95,7 @@ class GuestRoot:
             os.close(file)
 
     def replace(self, path: str, data: bytes) -> str:
-        """Replace the content of a regular file that exists, at once; owner, mode and xattrs stay.
+        """Replace the content of a regular file that exists, at once; owner, mode and xattrs stay, and the directory's times.
 
         :returns: WRITTEN, SAME or ABSENT.
         :raises FleetError: CONFLICT for anything but a regular file.
@@ -109,6 +109,7 @@ class GuestRoot:
         source = directory.descriptors[layer]
         if self._read(path, source, name, len(data) + 1) == data:
             return SAME
+        times = os.fstat(directory.merged())
         top = self._in_top_layer(directory)
         temporary = f".{name}.fleet.lxc"
         with contextlib.suppress(FileNotFoundError):
@@ -128,12 +129,14 @@ class GuestRoot:
             raise
         finally:
             os.close(new)
+            _set_times(top, times)
         return WRITTEN
 
     def _in_top_layer(self, directory: _Directory) -> int:
         """A directory's descriptor in the topmost layer, made there like the guest sees it where only lower layers have it."""
         if directory.descriptors[0] is not None:
             return directory.descriptors[0]
+        times = os.fstat(directory.parent.merged())
         parent = self._in_top_layer(directory.parent)
         model = directory.merged()
         stat = os.fstat(model)
@@ -144,8 +147,9 @@ class GuestRoot:
         os.mkdir(temporary, 0o700, dir_fd=parent)
         descriptor = self._keep(os.open(temporary, _DIRECTORY, dir_fd=parent))
         _copy_metadata(model, descriptor, stat)
-        os.utime(descriptor, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        _set_times(descriptor, stat)
         os.rename(temporary, directory.name, src_dir_fd=parent, dst_dir_fd=parent)
+        _set_times(parent, times)
         directory.descriptors[0] = descriptor
         return descriptor
 
@@ -213,6 +217,10 @@ def _opaque(descriptor: int) -> bool:
             if os.getxattr(descriptor, f"{prefix}opaque") == b"y":
                 return True
     return False
+
+
+def _set_times(descriptor: int, stat: os.stat_result) -> None:
+    os.utime(descriptor, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def _copy_metadata(model: int, new: int, stat: os.stat_result) -> None:

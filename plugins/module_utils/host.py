@@ -17,7 +17,7 @@ from typing import Iterable
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, rootfs_value
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, check_legacy, rootfs_value
 from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     BROKEN,
     COMPLETE,
@@ -32,6 +32,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     Provenance,
     Rootfs,
 )
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, RESOURCES, TIMEOUT, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, normalise
 
@@ -100,6 +101,22 @@ class LxcHost:
         if not os.path.isdir(f"{self.lxcpath}/{name}"):
             return None
         return self._read(name, *self.states().get(name, (STOPPED, None)))
+
+    def expanded(self, container: Container) -> Config:
+        """A container's configuration with its includes.
+
+        :raises FleetError: BROKEN when LXC does not load it.
+        """
+        check_legacy(container.config, container.name)
+        try:
+            expanded = container.config.expanded()
+        except FleetError as error:
+            raise FleetError(error.what, container=container.name, why=error.why, kind=DAMAGED) from error
+        check_legacy(expanded, container.name)
+        loaded = self.runner.run(["lxc-info", "-P", self.lxcpath, "-n", container.name, "-c", "lxc.uts.name", "-l", "ERROR", "-o", "/dev/stderr"], check=False)
+        if loaded.rc:
+            raise FleetError("its configuration is not one that LXC loads", container=container.name, why=_errors_in(loaded.stderr.splitlines()) or loaded.said, kind=DAMAGED)
+        return expanded
 
     def _read(self, name: str, state: str, pid: int | None) -> Container:
         directory = f"{self.lxcpath}/{name}"
@@ -234,7 +251,7 @@ class LxcHost:
             raise FleetError("did not start in time", container=name, why=str(error), mend="Raise the option timeout.", kind=TIMEOUT) from error
         if result.rc != 0:
             guard = os.path.join(self.lxcpath, name, "fleet.lxc.guard.refused")
-            why = "it is a sealed base" if os.path.exists(guard) else _errors_in(log) or result.said
+            why = "it is a sealed base" if os.path.exists(guard) else _errors_of(log) or result.said
             raise FleetError("did not start", container=name, why=why, mend=f"See {log}, or run lxc-start -F -n {name} -P {self.lxcpath}.", kind=FAILED)
 
     def stop(self, name: str, timeout: float, force: bool) -> None:
@@ -284,13 +301,18 @@ class LxcHost:
         self.runner.run(["lxc-unfreeze", "-P", self.lxcpath, "-n", name], container=name)
 
 
-def _errors_in(log: str) -> str:
-    """The last ERROR lines of an LXC log, their columns cut off."""
+def _errors_of(log: str) -> str:
+    """The first ERROR lines of an LXC log file."""
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
-            lines = [line for line in file if " ERROR " in line]
+            return _errors_in(file)
     except OSError:
         return ""
+
+
+def _errors_in(log: Iterable[str]) -> str:
+    """The first ERROR lines of an LXC log, their columns cut off."""
+    lines = [line for line in log if " ERROR " in line]
     return " | ".join(re.sub(r"^.* ERROR\s+\S+ - \S+ - ", "", line).strip() for line in lines[:3])
 
 

@@ -81,6 +81,7 @@ class Make:
     new_mac: Callable[[], str]
     time: str
     version: str
+    expanded: Config | None = None  # the source's configuration with its includes
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make)
     name = clone.name.name
     directory = f"{wanted.lxcpath}/{name}"
     rootfs = make.place(source.rootfs, directory)
-    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.new_mac)
+    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.new_mac, make.expanded)
     inherited = {}
     for key, values in clone.config.items():
         inherited[key] = config.get_all(key)

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shlex
 
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, check_legacy
 from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, STOPPED, UNFINISHED, Container
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, FleetError
@@ -81,6 +81,8 @@ def check_source(source: Container | None, name: str, lxcpath: str, driver: Stor
         raise FleetError("there is no such source", container=name, why=f"{lxcpath} has no container of that name", mend="Make it with lxc_base.", kind=MISSING)
     if source.kind == UNFINISHED:
         raise FleetError("is unfinished", container=name, why="the run that made it was cut off", mend="Run that task again.", kind=DAMAGED)
+    if source.config is not None:
+        check_legacy(source.config, name)
     if source.kind == BROKEN or source.rootfs is None or source.config is None or driver is None:
         raise FleetError("has no usable root filesystem", container=name, why=source.damage, mend="Mend its configuration file.", kind=DAMAGED)
     missing = driver.damage(source.rootfs)

@@ -49,7 +49,8 @@ class LoopDriver(StorageDriver):
         return [shortage] if shortage else []
 
     def create(self, rootfs: Rootfs, size: int | None = None, fstype: str | None = None) -> None:
-        with open(rootfs.path, "xb") as file:
+        # Readable by root alone, as liblxc makes it: a whole root filesystem, with its secrets, lies in it.
+        with open(os.open(rootfs.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.truncate(size or DEFAULT_SIZE)
         self.runner.run([f"mkfs.{fstype or 'ext4'}", "-q", rootfs.path])
         os.makedirs(os.path.join(os.path.dirname(rootfs.path), "rootfs"), exist_ok=True)

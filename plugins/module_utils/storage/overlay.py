@@ -78,6 +78,7 @@ class OverlayDriver(StorageDriver):
             for name in os.listxattr(source.path):
                 if not name.startswith(("trusted.overlay.", "user.overlay.")):
                     os.setxattr(target.path, name, os.getxattr(source.path, name))
+            os.utime(target.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
     def layers(self, rootfs: Rootfs) -> list[str] | None:
         return [rootfs.path, *rootfs.lower.split(":")]
