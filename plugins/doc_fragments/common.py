@@ -42,7 +42,7 @@ requirements:
   - Linux with LXC 4.0 or later
   - Python 3.9 or later
   - rsync for full copies without reflinks and for overlay snapshots of overlay clones
-  - btrfs-progs for btrfs
+  - btrfs-progs for btrfs, lvm2 for LVM, zfsutils-linux for ZFS
 author:
   - fleet.lxc contributors (@fleet-lxc)
 """

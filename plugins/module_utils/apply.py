@@ -46,6 +46,7 @@ class Settings:
     stop_timeout: float = 30
     force_stop: bool = False
     timeout: float = 600
+    size: int | None = None  # bytes that a root filesystem grows to
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Applier:
         creations = plan.having(planner.CREATE)
         if creations:
             self._create(creations)
+        self._each(plan.having(planner.GROW), self._grow, 1)
         self._each(plan.having(planner.CONFIGURE), self._configure, 1)
         going_down, together, alone = [], [], []
         for item in plan.items:
@@ -126,12 +128,23 @@ class Applier:
     def _create(self, items: list[Item]) -> None:
         driver = self.choice.driver
         # Making directories gains nothing from threads; commands do.
-        plain = driver.store == "overlay" and self.choice.reader.store == "dir"
+        plain = driver.store == "overlay" and self.choice.order.reader.store == "dir"
         # A clone's own configuration may add to what its source has; their includes are the same.
         expanded = self.source.config.expanded()
         hooked = bool(expanded.get_all("lxc.hook.clone")) or any(item.creation.config.get_all("lxc.hook.clone") for item in items)
         self.idmapped = bool(expanded.get_all("lxc.idmap"))
-        made = self._each(items, lambda item: self._make(item, hooked), 1 if (plain and not hooked) or not driver.capabilities.parallel else None)
+        claimed = self._each(items, lambda item: claim(f"{self.host.lxcpath}/{item.name}", item.creation.provenance), 1)
+        try:
+            driver.prepare(self.choice.order, [item.creation.rootfs for item in claimed])
+        except FleetError as error:
+            self.done.failures.update({item.name: error for item in claimed})
+        made = self._each(claimed, lambda item: self._make(item, hooked), 1 if (plain and not hooked) or not driver.capabilities.parallel else None)
+        driver.refresh()
+        made = self._each(made, self._check, 1)
+        whole = {item.name for item in made}
+        for item in claimed:
+            if item.name not in whole:
+                self._undo(item)
         if not made:
             return
         self._record_dependency([item.name for item in made])
@@ -146,30 +159,36 @@ class Applier:
             os.close(directory)
 
     def _make(self, item: Item, hooked: bool) -> None:
-        creation = item.creation
-        directory = f"{self.host.lxcpath}/{item.name}"
-        claim(directory, creation.provenance)
         try:
-            self._fill(item.name, creation, directory, hooked)
+            self._fill(item.name, item.creation, f"{self.host.lxcpath}/{item.name}", hooked)
         except BaseException:
-            # What cannot be undone now keeps its intent, and the next run sweeps it.
-            with contextlib.suppress(FleetError, OSError):
-                self.discard(directory, creation.rootfs)
+            self._undo(item)
             raise
+
+    def _check(self, item: Item) -> None:
+        """What the store's command said is not believed: the root filesystem must be there."""
+        damage = self.choice.driver.damage(item.creation.rootfs)
+        if damage:
+            raise FleetError("was not made", container=item.name, why=damage, kind=FAILED)
+
+    def _undo(self, item: Item) -> None:
+        # What cannot be undone now keeps its intent, and the next run sweeps it.
+        with contextlib.suppress(FleetError, OSError):
+            self.discard(f"{self.host.lxcpath}/{item.name}", item.creation.rootfs, item.creation.provenance.id)
 
     def _fill(self, name: str, creation: Creation, directory: str, hooked: bool) -> None:
         driver = self.choice.driver
         if self.idmapped:
             stat = os.stat(self.source.directory)
             os.chown(directory, stat.st_uid, stat.st_gid)
-        driver.clone(self.source.rootfs, creation.rootfs, self.choice.method, self.choice.reader)
+        driver.clone(self.choice.order, creation.rootfs, directory, creation.provenance.id)
         for old, new in creation.files.items():
             # What lies in the root filesystem came along with that.
             if not os.path.lexists(new):
                 os.makedirs(os.path.dirname(new), exist_ok=True)
                 shutil.copy(old, new)
         write_file(f"{directory}/config", str(creation.config), 0o640)
-        if driver.store == "overlay":
+        if driver.counted(self.choice.order):
             write_file(f"{directory}/lxc_rdepends", _rdepends(self.source), 0o644)
         layers = driver.layers(creation.rootfs)
         if hooked or layers is None:
@@ -179,7 +198,7 @@ class Applier:
 
     def _inside_mount(self, name: str, creation: Creation, directory: str, hooked: bool) -> None:
         config = creation.config.expanded() if hooked else creation.config
-        with self.choice.driver.rootfs_view(creation.rootfs, f"{directory}/rootfs", writable=True) as root:
+        with self.choice.driver.rootfs_view(creation.rootfs, f"{directory}/rootfs", writable=True, devices=hooked) as root:
             version = config.get("lxc.hook.version") or "0"
             environment = {
                 "LXC_SRC_NAME": self.source.name,
@@ -204,7 +223,7 @@ class Applier:
 
     def _record_dependency(self, names: list[str]) -> None:
         """LXC's own counter of clones: lxc-destroy refuses a container that has one."""
-        if self.choice.driver.store != "overlay":
+        if not self.choice.driver.counted(self.choice.order):
             return
         for lxcpath, name in _pairs(_rdepends(self.source)):
             keep_snapshots(f"{lxcpath}/{name}", [(self.host.lxcpath, clone) for clone in names])
@@ -213,19 +232,18 @@ class Applier:
 
     def _sweep(self, item: Item) -> None:
         record = item.container.provenance
-        self.discard(item.container.directory, Rootfs.parse(record.rootfs) if record else None)
+        self.discard(item.container.directory, Rootfs.parse(record.rootfs) if record else None, record.id if record else None)
         self._took(item, planner.SWEEP)
 
-    def discard(self, directory: str, rootfs: Rootfs | None) -> None:
+    def discard(self, directory: str, rootfs: Rootfs | None, mark: str | None = None) -> None:
         """Remove what a claim holds, complete or not.
 
+        :param mark: the container's id, without which storage outside of the directory is not touched.
         :raises FleetError: BUSY while something is mounted in it.
         """
-        mounted = mounts.below(directory)
-        if mounted:
-            raise FleetError("is not removed", container=os.path.basename(directory), why=f"something is mounted at {mounted[0]}", mend=f"Unmount it (umount {mounted[0]}).", kind=BUSY)
+        _refuse_mounted(directory)
         if rootfs:
-            self.host.registry.driver(rootfs).discard(rootfs)
+            self.host.registry.driver(rootfs).discard(rootfs, mark)
         remove_tree(directory)
 
     def _remove(self, item: Item) -> None:
@@ -240,17 +258,24 @@ class Applier:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.listdir(f"{container.directory}/snaps"):
                 raise FleetError("has snapshots of lxc-snapshot and is not removed", container=container.name, mend=f"Remove them with lxc-snapshot -n {container.name} -d.", kind=BUSY)
-        rootfs = container.rootfs
+        rootfs, mark = container.rootfs, None
+        _refuse_mounted(container.directory)
         if container.provenance:
+            mark = container.provenance.id
             # Only what we made ourselves: a rootfs line that was edited may name another's storage.
             rootfs = Rootfs.parse(container.provenance.rootfs)
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{container.directory}/{PROVENANCE}", f"{container.directory}/{INTENT}")
         elif rootfs and not rootfs.path.startswith(container.directory + "/"):
             raise FleetError("is not removed: its root filesystem lies elsewhere", container=container.name, why=str(rootfs), mend=f"Use lxc-destroy -n {container.name}.", kind=CONFLICT)
-        self.discard(container.directory, rootfs)
+        self.discard(container.directory, rootfs, mark)
 
     # What exists
+
+    def _grow(self, item: Item) -> None:
+        rootfs = item.container.rootfs
+        self.host.registry.driver(rootfs).grow(rootfs, self.settings.size, f"{item.container.directory}/rootfs")
+        self._took(item, planner.GROW)
 
     def _configure(self, item: Item) -> None:
         record = item.container.provenance
@@ -272,6 +297,18 @@ class Applier:
             else:
                 continue
             self._took(item, step)
+
+
+def _refuse_mounted(directory: str) -> None:
+    mounted = mounts.below(directory)
+    if mounted:
+        raise FleetError(
+            "is not removed",
+            container=os.path.basename(directory),
+            why=f"something is mounted at {mounted[0]}",
+            mend=f"Unmount it (umount {mounted[0]}).",
+            kind=BUSY,
+        )
 
 
 def claim(directory: str, intent: Provenance) -> None:

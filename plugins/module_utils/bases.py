@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any, Mapping
@@ -38,10 +37,12 @@ from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONF
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import VERSION, now, require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, names_of
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_storage
 
 CREATE, ADOPT, SWEEP, STOP, CONFIGURE, SEAL, UNSEAL, FORGET, REMOVE = "create", "adopt", "sweep", "stop", "configure", "seal", "unseal", "forget", "remove"
-_SIZE = re.compile(r"(\d+)([KMGT]?)")
+_STORAGE_OF = {"size": ("loop", "lvm"), "fstype": ("loop", "lvm"), "vg": ("lvm",), "thinpool": ("lvm",), "zfs_dataset": ("zfs",)}
 _MAKERS = ("template", "rootfs_archive", "adopt")
 
 
@@ -60,17 +61,6 @@ class BasePlan:
         return bool(self.steps)
 
 
-def parse_size(text: str) -> int:
-    """Bytes of ``512M``, ``2G`` and the like.
-
-    :raises FleetError: INVALID.
-    """
-    match = _SIZE.fullmatch(text.strip().upper())
-    if not match or not int(match.group(1)):
-        raise FleetError(f"storage.size {text!r} is no size", mend="Write a number with K, M, G or T, such as 2G.", kind=INVALID)
-    return int(match.group(1)) << (10 * " KMGT".index(match.group(2) or " "))
-
-
 class BaseCall:
     """The one call that makes, seals and removes a base."""
 
@@ -86,9 +76,7 @@ class BaseCall:
         self.config = {
             key: [configuration.fill(value, self.name, None) for value in values] for key, values in configuration.check_options(options["config"] or {}).items()
         }
-        storage = self.options["storage"] or {}
-        self.size = parse_size(storage["size"]) if storage.get("size") else None
-        self.fstype = storage.get("fstype")
+        self.storage = wanted_storage(options["storage"])
         self._check_options()
 
     def _check_options(self) -> None:
@@ -98,8 +86,9 @@ class BaseCall:
             raise FleetError(f"{' and '.join(chosen)} exclude each other", container=self.name, kind=INVALID)
         if options["template_options"] and not options["template"]:
             raise FleetError("template_options need a template", container=self.name, kind=INVALID)
-        if (self.size or self.fstype) and options["backing_store"] != "loop":
-            raise FleetError(f"storage.size and storage.fstype do not fit backing_store {options['backing_store']}", container=self.name, kind=INVALID)
+        for option, stores in _STORAGE_OF.items():
+            if getattr(self.storage, option) is not None and options["backing_store"] not in stores:
+                raise FleetError(f"storage.{option} does not fit backing_store {options['backing_store']}", container=self.name, kind=INVALID)
         if options["timeout"] < 1 or options["lock_timeout"] < 0:
             raise FleetError("timeout must be 1 or more, lock_timeout 0 or more", container=self.name, kind=INVALID)
         archive = options["rootfs_archive"]
@@ -266,7 +255,7 @@ class BaseCall:
     def _create(self) -> None:
         driver = self.registry.drivers[self.options["backing_store"]]
         directory = f"{self.host.lxcpath}/{self.name}"
-        rootfs = driver.place(Rootfs("dir", ""), directory)
+        rootfs = driver.home(self.name, self.host.lxcpath, self.storage)
         record = Provenance(
             id=uuid.uuid4().hex,
             name=self.name,
@@ -279,14 +268,12 @@ class BaseCall:
         )
         claim(directory, record)
         try:
-            if self.options["template"]:
-                self._by_template()
-            else:
-                self._by_archive(rootfs, directory)
-            config = Config.read(f"{directory}/config")
-            if config.get("lxc.rootfs.path") != str(rootfs):
-                rootfs = Rootfs.parse(config.get("lxc.rootfs.path") or "")
-                record = replace(record, rootfs=str(rootfs))
+            driver.create(rootfs, directory, self.storage, record.id)
+            os.makedirs(f"{directory}/rootfs", exist_ok=True)
+            mounts.in_private_mounts(lambda: self._furnish(driver, rootfs, f"{directory}/rootfs"))
+            config = self._first_config(directory)
+            config.set("lxc.rootfs.path", [str(rootfs)])
+            config.set("lxc.uts.name", [self.name])
             inherited = {key: config.get_all(key) for key in self.config}
             for key, values in self.config.items():
                 config.set(key, values)
@@ -296,37 +283,36 @@ class BaseCall:
             complete(directory)
         except BaseException:
             with contextlib.suppress(FleetError, OSError):
-                driver.discard(rootfs)
-                Applier(self.host, Settings(workers=1)).discard(directory, None)
+                Applier(self.host, Settings(workers=1)).discard(directory, rootfs, record.id)
             raise
 
-    def _by_template(self) -> None:
-        options = self.options
-        argv = ["lxc-create", "-P", self.host.lxcpath, "-n", self.name, "-t", options["template"], "-B", options["backing_store"]]
-        if options["backing_store"] == "loop":
-            argv += ["--fssize", f"{(self.size or 1 << 30) >> 20}M", "--fstype", self.fstype or "ext4"]
-        arguments: list[str] = []
-        for key, value in (options["template_options"] or {}).items():
-            if value is None or value is False:
-                continue
-            flag = f"--{key}" if len(key) > 1 else f"-{key}"
-            arguments += [flag] if value is True else [flag, str(value)]
-        self.runner.run([*argv, "--", *arguments] if arguments else argv, container=self.name)
-
-    def _by_archive(self, rootfs: Rootfs, directory: str) -> None:
-        driver = self.registry.driver(rootfs)
-        driver.create(rootfs, self.size, self.fstype)
-        point = f"{directory}/rootfs"
-
-        def unpack() -> None:
-            with driver.rootfs_view(rootfs, point, writable=True) as root:
+    def _furnish(self, driver: StorageDriver, rootfs: Rootfs, point: str) -> None:
+        """Fill the new root filesystem, where nobody else sees it mounted."""
+        with driver.rootfs_view(rootfs, point, writable=True, devices=True) as root:
+            if self.options["template"]:
+                self._by_template()
+            else:
                 self.runner.run(
                     ["tar", "--extract", "--file", self.options["rootfs_archive"], "--directory", root]
                     + ["--numeric-owner", "--same-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*", "--acls", "--sparse"],
                     container=self.name,
                 )
 
-        mounts.in_private_mounts(unpack)
+    def _by_template(self) -> None:
+        """lxc-create finds its directory made and, where the store needs that, mounted: each store is served alike."""
+        arguments: list[str] = []
+        for key, value in (self.options["template_options"] or {}).items():
+            if value is None or value is False:
+                continue
+            flag = f"--{key}" if len(key) > 1 else f"-{key}"
+            arguments += [flag] if value is True else [flag, str(value)]
+        argv = ["lxc-create", "-P", self.host.lxcpath, "-n", self.name, "-t", self.options["template"], "-B", "dir"]
+        self.runner.run([*argv, "--", *arguments] if arguments else argv, container=self.name)
+
+    def _first_config(self, directory: str) -> Config:
+        """What lxc-create wrote, or for an archive what it would have begun with."""
+        if os.path.exists(f"{directory}/config"):
+            return Config.read(f"{directory}/config")
         default = self.runner.run(["lxc-config", "lxc.default_config"], check=False).stdout.strip()
         try:
             config = Config.read(default)
@@ -335,9 +321,7 @@ class BaseCall:
         common = "/usr/share/lxc/config/common.conf"
         if os.path.exists(common) and common not in config.get_all("lxc.include"):
             config.lines.insert(0, f"lxc.include = {common}")
-        config.set("lxc.rootfs.path", [str(rootfs)])
-        config.set("lxc.uts.name", [self.name])
-        write_atomically(f"{directory}/config", str(config))
+        return config
 
     def _adopt(self, found: Container) -> None:
         record = Provenance(
@@ -351,6 +335,7 @@ class BaseCall:
             version=VERSION,
             time=now(),
         )
+        self.registry.driver(found.rootfs).mark(found.rootfs, record.id)
         write_atomically(f"{found.directory}/{PROVENANCE}", record.dumps())
 
     def _stop(self, found: Container) -> None:
@@ -376,13 +361,16 @@ class BaseCall:
         config = with_guard(base.config, base.directory, True)
         if config != base.config:
             write_atomically(f"{base.directory}/config", str(config))
+        generation = uuid.uuid4().hex[:12]
+        driver.seal(base.rootfs, generation)
         record = replace(
-            base.provenance, sealed=True, generation=uuid.uuid4().hex[:12], fingerprint=fingerprint(base, driver), config_digest=config.digest()
+            base.provenance, sealed=True, generation=generation, fingerprint=fingerprint(base, driver), config_digest=config.digest()
         )
         write_atomically(f"{base.directory}/{PROVENANCE}", record.dumps())
 
     def _unseal(self) -> None:
         base = self.host.read(self.name)
+        self.registry.driver(base.rootfs).unseal(base.rootfs)
         record = replace(base.provenance, sealed=False, generation=None, fingerprint=None)
         self._without_guard(base, record)
 
@@ -402,7 +390,8 @@ class BaseCall:
 
     @staticmethod
     def _sweep(applier: Applier, found: Container) -> None:
-        applier.discard(found.directory, Rootfs.parse(found.provenance.rootfs) if found.provenance else None)
+        record = found.provenance
+        applier.discard(found.directory, Rootfs.parse(record.rootfs) if record else None, record.id if record else None)
 
     def _remove(self, applier: Applier, plan: BasePlan) -> None:
         for dependent in plan.dependents:

@@ -9,6 +9,7 @@ Private to the collection fleet.lxc.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import time
@@ -28,8 +29,8 @@ from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RE
 from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
-from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry
-from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry, Request
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones, wanted_storage
 
 VERSION = "0.1.0"
 _PAST = {"create": "created", "start": "started", "stop": "stopped", "remove": "removed"}
@@ -62,6 +63,7 @@ class CloneCall:
     def __init__(self, options: Mapping[str, Any]):
         require_root()
         self.options = dict(options)
+        self.storage = wanted_storage(options["storage"])
         self.runner = Runner(options["timeout"])
         self.runner.require("lxc-start")
         self.registry = Registry(self.runner)
@@ -109,6 +111,7 @@ class CloneCall:
             stop_timeout=self.options["stop_timeout"],
             force_stop=self.options["force_stop"],
             timeout=self.options["timeout"],
+            size=self.storage.size,
         )
 
     def _look(self) -> Seen:
@@ -128,28 +131,29 @@ class CloneCall:
         else:
             missing = [clone for clone in self.clones if getattr(observed.get(clone.name.name), "kind", UNFINISHED) == UNFINISHED]
             if source is None or missing:
-                choice, warnings = self._choose(source, source_name, len(missing))
+                unfinished = frozenset(clone.name.name for clone in missing if clone.name.name in observed.containers)
+                choice, warnings = self._choose(source, source_name, tuple(clone.name.name for clone in missing), unfinished)
                 make = Make(
-                    method=choice.method,
-                    store=choice.driver.store,
-                    place=choice.driver.place,
+                    method=choice.order.method,
+                    place=functools.partial(choice.driver.place, choice.order),
                     new_id=lambda: uuid.uuid4().hex,
                     new_mac=_MacAddresses(observed),
                     time=now(),
                     version=VERSION,
                     expanded=self.source_host.expanded(source),
                 )
-        wanted = Wanted(self.clones, state, self.host.lxcpath, source, self.options["foreign"], self.options["cascade"])
+        wanted = Wanted(self.clones, state, self.host.lxcpath, source, self.options["foreign"], self.options["cascade"], self.storage.size)
         plan = planner.plan(wanted, observed.containers, observed.dependents, make)
         warnings += [item.warning for item in plan.items if item.warning]
         return Seen(observed, plan, source, choice, warnings)
 
-    def _choose(self, source: Container | None, name: str, count: int) -> tuple[Choice, list[str]]:
+    def _choose(self, source: Container | None, name: str, clones: tuple[str, ...], unfinished: frozenset[str]) -> tuple[Choice, list[str]]:
         lxcpath = self.source_host.lxcpath
         driver = self.registry.driver(source.rootfs, name) if source and source.rootfs else None
         check_source(source, name, lxcpath, driver, pinned=False)
-        choice = self.registry.choose(source.rootfs, name, self.host.lxcpath, self.options["method"], self.options["backing_store"], count)
-        pinned = not choice.driver.capabilities.source_writable_with_clones and choice.reader.store != choice.driver.store
+        method, store = self.options["method"], self.options["backing_store"]
+        choice = self.registry.choose(Request(source.rootfs, name, self.host.lxcpath, method, store, clones, unfinished, self.storage))
+        pinned = not choice.driver.capabilities.source_writable_with_clones and choice.order.reader.store != choice.driver.store
         return choice, check_source(source, name, lxcpath, driver, pinned)
 
     def _wait(self, plan: Plan, done: Done) -> dict[str, tuple[list[str], list[str]]]:
@@ -207,11 +211,21 @@ class CloneCall:
             "changed": any(done.steps.values()),
             "clones": shown,
             "summary": summary,
+            "storage": self._headroom(seen),
             "diff": planner.render(seen.plan),
             "warnings": seen.warnings + done.warnings,
             "failures": done.failures,
             "left_out": [i.name for i in seen.plan.items if set(i.steps) - set(done.steps.get(i.name, ())) and i.name not in done.failures],
         }
+
+    def _headroom(self, seen: Seen) -> dict[str, Any]:
+        """How much room is left where these clones are."""
+        places = [left.rootfs for left in map(planner.outcome, seen.plan.items) if left and left.rootfs] or [seen.source.rootfs if seen.source else None]
+        if places[0] is None:
+            return {}
+        driver = self.registry.driver(places[0])
+        driver.refresh()
+        return driver.headroom(places[0])
 
     def _record(self, item: Item, seen: Seen, done: Done, generation: str | None, addresses: Mapping[str, tuple[list[str], list[str]]]) -> dict[str, Any]:
         actions = done.steps.get(item.name, [])

@@ -81,6 +81,7 @@ class LxcHost:
 
     def observe(self) -> Observed:
         """Read every container below the lxcpath once."""
+        self.registry.refresh()
         states = self.states()
         observed = Observed(self.lxcpath)
         with os.scandir(self.lxcpath) as entries:
@@ -100,6 +101,7 @@ class LxcHost:
         """One container, read on its own; None when there is none."""
         if not os.path.isdir(f"{self.lxcpath}/{name}"):
             return None
+        self.registry.refresh()
         return self._read(name, *self.states().get(name, (STOPPED, None)))
 
     def expanded(self, container: Container) -> Config:
@@ -143,7 +145,11 @@ class LxcHost:
             return replace(container, kind=UNFINISHED, provenance=intent)
         if not damage:
             damage = self._damage(rootfs, record)
-        return replace(container, kind=BROKEN if damage else COMPLETE, provenance=record, damage=damage)
+        if damage:
+            return replace(container, kind=BROKEN, provenance=record, damage=damage)
+        driver = self.registry.driver(rootfs)
+        size = driver.size(rootfs)
+        return replace(container, kind=COMPLETE, provenance=record, remark=driver.remark(rootfs), size=size, granule=driver.granule(rootfs) if size else 1)
 
     def dependents_elsewhere(self, container: Container) -> list[Container]:
         """Storage dependents below other lxcpaths. LXC's bookkeeping says where to look, storage says what is so."""

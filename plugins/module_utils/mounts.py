@@ -31,6 +31,7 @@ class Mount:
     fstype: str
     options: str
     super_options: str
+    source: str = ""
 
     @property
     def read_only(self) -> bool:
@@ -49,7 +50,7 @@ def table(path: str = "/proc/self/mountinfo") -> list[Mount]:
             for line in file:
                 left, _dash, right = line.partition(" - ")
                 words, rest = left.split(" "), right.split(" ")
-                mounts.append(Mount(words[2], _unescape(words[4]), rest[0], words[5], _unescape(rest[2].rstrip("\n")) if len(rest) > 2 else ""))
+                mounts.append(Mount(words[2], _unescape(words[4]), rest[0], words[5], _unescape(rest[2].rstrip("\n")) if len(rest) > 2 else "", _unescape(rest[1])))
     except OSError:
         pass
     return mounts

@@ -27,11 +27,11 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     Provenance,
     Rootfs,
 )
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.names import Name
 
 # Steps, in the order in which a call takes them.
-SWEEP, REMOVE, CREATE, CONFIGURE = "sweep", "remove", "create", "configure"
+SWEEP, REMOVE, CREATE, GROW, CONFIGURE = "sweep", "remove", "create", "grow", "configure"
 UNFREEZE, STOP, START, FREEZE = "unfreeze", "stop", "start", "freeze"
 
 # The state table: (what it is, what is wanted) -> the steps. What is not named is already so.
@@ -68,6 +68,7 @@ class Wanted:
     source: Container | None = None
     foreign: bool = False
     cascade: bool = False
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ class Make:
     """How new clones are made: what the planner need not know, it is handed."""
 
     method: str
-    store: str
-    place: Callable[[Rootfs, str], Rootfs]
+    place: Callable[[str], Rootfs]
     new_id: Callable[[], str]
     new_mac: Callable[[], str]
     time: str
@@ -172,11 +172,12 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
             "is broken", container=name, why=found.damage, mend=f"Restore that, or remove it (lxc_clone name={name} state=absent) and run again.", kind="broken"
         )
     configured, inherited = _drift(clone, found)
-    steps = (CONFIGURE,) if configured else ()
+    steps = (GROW,) if _grows(found, wanted.size) else ()
+    steps += (CONFIGURE,) if configured else ()
     steps += POWER.get((found.state, wanted.state), ())
     after = _after(steps, found.state)
     restart = bool(configured) and after != STOPPED and START not in steps
-    warning = ""
+    warning = f"{name}: {found.remark}" if found.remark else ""
     if not configured and found.provenance.config_digest and found.config.digest() != found.provenance.config_digest:
         warning = f"{name}: its config was edited since it was last written here; no key of this task is concerned"
     return Item(name, steps, found, None, configured, inherited, after, restart, warning)
@@ -185,7 +186,7 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
 def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make) -> Creation:
     name = clone.name.name
     directory = f"{wanted.lxcpath}/{name}"
-    rootfs = make.place(source.rootfs, directory)
+    rootfs = make.place(name)
     config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.new_mac, make.expanded)
     inherited = {}
     for key, values in clone.config.items():
@@ -210,6 +211,19 @@ def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make)
         time=make.time,
     )
     return Creation(rootfs, config, files, provenance)
+
+
+def _grows(found: Container, size: int | None) -> bool:
+    if size is None:
+        return False
+    if found.size is None:
+        raise FleetError("has no size of its own", container=found.name, why=f"its root filesystem is {found.rootfs}", mend="Leave storage.size out.", kind=INVALID)
+    wanted = -(-size // found.granule) * found.granule
+    if wanted < found.size:
+        raise FleetError(
+            f"has {found.size} bytes and is not made smaller, to {wanted}", container=found.name, mend="Raise storage.size, or leave it out.", kind=INVALID
+        )
+    return wanted > found.size
 
 
 def _drift(clone: WantedClone, found: Container) -> tuple[Config | None, dict[str, list[str]]]:
@@ -329,6 +343,9 @@ def render(plan_: Plan) -> dict[str, str]:
             after.append(f"{item.name}: absent\n")
         else:
             after.append(f"{item.name}: {item.state}{', restarted' if STOP in item.steps and START in item.steps else ''}\n")
+            if GROW in item.steps:
+                before.append(f"  size = {was.size}\n")
+                after.append("  size = larger\n")
             if item.configured:
                 keys = sorted({*item.inherited, *was.provenance.inherited, "lxc.uts.name"})
                 for lines, config in ((before, was.config), (after, item.configured)):

@@ -61,8 +61,8 @@ def fingerprint(base: Container, driver: StorageDriver) -> str:
         facts = (stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size) if stat else None
         digest.update(f"{name} {facts}\n".encode())
 
-    for path in driver.landmarks(base.rootfs):
-        add("", os.stat(path))
+    for sign in driver.signs(base.rootfs):
+        digest.update(f"{sign}\n".encode())
     layers = driver.layers(base.rootfs)
     if layers:
         with GuestRoot(layers) as guest:

@@ -9,12 +9,29 @@ Private to the collection fleet.lxc.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
 from ansible_collections.fleet.lxc.plugins.module_utils import names
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import WantedClone
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Storage
+
+STORES = ["dir", "overlay", "btrfs", "loop", "lvm", "zfs"]
+_STORAGE_NAME = {
+    "vg": re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*"),
+    "thinpool": re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*"),
+    "zfs_dataset": re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*(/[A-Za-z0-9_.:-]+)*"),
+}
+_SIZE = re.compile(r"(\d+)([KMGT]?)(IB)?")
+_STORAGE: dict[str, Any] = {
+    "size": {"type": "str"},
+    "fstype": {"type": "str", "choices": ["ext4", "xfs", "btrfs"]},
+    "vg": {"type": "str"},
+    "thinpool": {"type": "str"},
+    "zfs_dataset": {"type": "str"},
+}
 
 SHARED_ARGUMENTS: dict[str, Any] = {
     "lxcpath": {"type": "path"},
@@ -27,7 +44,8 @@ CLONE_ARGUMENTS: dict[str, Any] = {
     "source": {"type": "str"},
     "name": {"type": "list", "elements": "str", "required": True, "aliases": ["names"]},
     "method": {"type": "str", "choices": ["auto", "snapshot", "copy"], "default": "auto"},
-    "backing_store": {"type": "str", "choices": ["dir", "overlay", "btrfs", "loop"]},
+    "backing_store": {"type": "str", "choices": STORES},
+    "storage": {"type": "dict", "options": {**_STORAGE, "cow_size": {"type": "str"}}},
     "state": {"type": "str", "choices": ["present", "started", "stopped", "frozen", "restarted", "absent"], "default": "present"},
     "source_lxcpath": {"type": "path"},
     "config": {"type": "dict"},
@@ -60,14 +78,41 @@ BASE_ARGUMENTS: dict[str, Any] = {
     "rootfs_archive": {"type": "path"},
     "adopt": {"type": "bool", "default": False},
     "family": {"type": "str"},
-    "backing_store": {"type": "str", "choices": ["dir", "btrfs", "loop"], "default": "dir"},
-    "storage": {"type": "dict", "options": {"size": {"type": "str"}, "fstype": {"type": "str", "choices": ["ext4", "xfs", "btrfs"]}}},
+    "backing_store": {"type": "str", "choices": [store for store in STORES if store != "overlay"], "default": "dir"},
+    "storage": {"type": "dict", "options": _STORAGE},
     "config": {"type": "dict"},
     "state": {"type": "str", "choices": ["present", "sealed", "unsealed", "absent"], "default": "present"},
     "stop": {"type": "bool", "default": False},
     "delete_adopted": {"type": "bool", "default": False},
     "cascade": {"type": "bool", "default": False},
 }
+
+
+def parse_size(option: str, text: str | None) -> int | None:
+    """Bytes of ``512M``, ``2G`` and the like.
+
+    :raises FleetError: INVALID.
+    """
+    if text is None:
+        return None
+    match = _SIZE.fullmatch(text.strip().upper())
+    if not match or not int(match.group(1)):
+        raise FleetError(f"storage.{option} {text!r} is no size", mend="Write a number with K, M, G or T, such as 2G.", kind=INVALID)
+    return int(match.group(1)) << (10 * " KMGT".index(match.group(2) or " "))
+
+
+def wanted_storage(options: Mapping[str, Any] | None) -> Storage:
+    """The option ``storage``.
+
+    :raises FleetError: INVALID.
+    """
+    given = dict(options or {})
+    for option in ("vg", "thinpool", "zfs_dataset"):
+        if given.get(option) is not None and not _STORAGE_NAME[option].fullmatch(given[option]):
+            raise FleetError(f"storage.{option} {given[option]!r} is no name", kind=INVALID)
+    for option in ("size", "cow_size"):
+        given[option] = parse_size(option, given.get(option))
+    return Storage(**given)
 
 
 def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:

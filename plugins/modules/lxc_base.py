@@ -46,20 +46,30 @@ options:
     description:
       - Where a new base's root filesystem is kept.
     type: str
-    choices: [dir, btrfs, loop]
+    choices: [dir, btrfs, loop, lvm, zfs]
     default: dir
   storage:
     description:
-      - How a new root filesystem with O(backing_store=loop) is made.
+      - Where and how large a new root filesystem is made.
     type: dict
     suboptions:
       size:
-        description: Its size, such as V(2G). Default is LXC's, 1 GiB.
+        description:
+          - The size of each root filesystem, such as V(2G). Default is LXC's, 1 GiB. For loop and LVM.
         type: str
       fstype:
         description: The filesystem in it. Default is V(ext4).
         type: str
         choices: [ext4, xfs, btrfs]
+      vg:
+        description: The LVM volume group. Default is LXC's own (C(lxc.bdev.lvm.vg)).
+        type: str
+      thinpool:
+        description: The thin pool in it. Default is LXC's own (C(lxc.bdev.lvm.thin_pool)) where it exists; without one volumes are thick.
+        type: str
+      zfs_dataset:
+        description: The ZFS dataset below which root filesystems are made. Default is LXC's own (C(lxc.bdev.zfs.root)).
+        type: str
   config:
     description:
       - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone).

@@ -41,7 +41,35 @@ options:
     description:
       - Where the clones' root filesystems are kept. Default is what fits the source and O(method).
     type: str
-    choices: [dir, overlay, btrfs, loop]
+    choices: [dir, overlay, btrfs, loop, lvm, zfs]
+  storage:
+    description:
+      - Where and how large root filesystems are made, for the stores that ask for it.
+    type: dict
+    suboptions:
+      size:
+        description:
+          - The size of each root filesystem, such as V(2G). Default is the source's.
+          - An existing clone grows to it, whether it runs or not (a loop file when it does not); nothing is ever made smaller.
+        type: str
+      fstype:
+        description: The filesystem in it. Default is the source's, or V(ext4).
+        type: str
+        choices: [ext4, xfs, btrfs]
+      vg:
+        description: The LVM volume group. Default is the source's, or LXC's own.
+        type: str
+      thinpool:
+        description: The thin pool in it. Default is the source's, or LXC's own where there is one.
+        type: str
+      zfs_dataset:
+        description: The ZFS dataset below which root filesystems are made. Default is where the source is, or LXC's own.
+        type: str
+      cow_size:
+        description:
+          - The copy-on-write area of a snapshot on thick LVM, which loses the clone when it is full.
+          - Default is a fifth of the origin and at least 64 MiB, within what the volume group has free.
+        type: str
   state:
     description:
       - V(present) makes what is missing and leaves what runs or does not run as it is.
@@ -186,7 +214,7 @@ clones:
       description: Whether this clone was changed.
       type: bool
     actions:
-      description: The steps taken, of sweep, remove, create, configure, unfreeze, stop, start, freeze.
+      description: The steps taken, of sweep, remove, create, grow, configure, unfreeze, stop, start, freeze.
       type: list
       elements: str
       sample: [create, start]
@@ -247,6 +275,13 @@ summary:
   returned: always
   type: dict
   sample: {created: 10, started: 10, stopped: 0, removed: 0, unchanged: 0, failed: 0}
+storage:
+  description:
+    - How much room is left where the clones are. C(store) and C(available) (bytes) are always there; LVM adds C(vg), and for thin
+      volumes C(thinpool), C(data_percent) and C(metadata_percent); ZFS adds C(pool).
+  returned: always
+  type: dict
+  sample: {store: lvm, vg: lxc, thinpool: pool, available: 8589934592, data_percent: 12.5, metadata_percent: 3.1}
 diff:
   description: What the containers that change are, and what they will be.
   returned: in diff mode

@@ -15,14 +15,14 @@ import pytest
 UTILS = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 PREFIX = "ansible_collections.fleet.lxc.plugins.module_utils"
 FILES = {str(path.relative_to(UTILS).with_suffix("")).replace("/", "."): path for path in UTILS.rglob("*.py") if path.name != "__init__.py"}
-DRIVERS = {"storage.directory", "storage.overlay", "storage.btrfs", "storage.loop"}
+DRIVERS = {"storage.directory", "storage.overlay", "storage.btrfs", "storage.loop", "storage.lvm", "storage.zfs"}
 # From the ground up; a file may import those of lower layers and its own.
 LAYERS = [
     {"errors"},
     {"command", "locks", "mounts"},
     {"names", "config", "capabilities", "guest"},
     {"container"},
-    {"storage.driver"},
+    {"storage.driver", "storage.filesystem"},
     DRIVERS,
     {"storage.registry", "readiness", "plan"},
     {"host", "seal"},

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -38,7 +39,7 @@ def golden():
 
 def make():
     counter = itertools.count()
-    return planner.Make("snapshot", "overlay", lambda source, d: Rootfs("overlay", f"{d}/overlay/delta", source.path), lambda: f"id{next(counter)}", lambda: "", "", "1")
+    return planner.Make("snapshot", lambda name: Rootfs("overlay", f"{P}/{name}/overlay/delta", f"{P}/golden/rootfs"), lambda: f"id{next(counter)}", lambda: "", "", "1")
 
 
 def plan(containers, state, names=("web",), config=None, dependents=None, **more):
@@ -131,3 +132,13 @@ def test_no_step_removes_what_is_not_ours(kinds, data):
 def test_the_diff_names_exactly_what_changes():
     result = planner.render(plan([container("one")], "present", ["one", "two", "three"]))
     assert [line.split(":")[0] for line in result["after"].splitlines()] == ["two", "three"]
+
+
+def test_a_volume_grows_and_is_never_made_smaller():
+    found = dataclasses.replace(container("web"), size=100 << 20, granule=4 << 20)
+    grow = lambda size: plan([found], "present", size=size << 20).items[0].steps  # noqa: E731
+    assert (grow(99), grow(100), grow(101)) == ((), (), ("grow",))
+    with pytest.raises(FleetError, match="web: has 104857600 bytes and is not made smaller"):
+        grow(96)
+    with pytest.raises(FleetError, match="no size of its own"):
+        plan([container("web")], "present", size=1 << 30)

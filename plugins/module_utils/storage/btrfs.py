@@ -10,6 +10,7 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import os
+from typing import Collection, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
@@ -17,6 +18,8 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
     COPY,
+    Order,
+    Storage,
     StorageDriver,
     copy_across,
     not_enough_space,
@@ -29,10 +32,11 @@ class BtrfsDriver(StorageDriver):
     store = "btrfs"
     capabilities = Capabilities(snapshot=True, snapshot_of_snapshot=True, reflink=True)
 
-    def place(self, source: Rootfs, directory: str) -> Rootfs:
-        return Rootfs(self.store, f"{directory}/rootfs")
+    def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
+        return Rootfs(self.store, f"{lxcpath}/{name}/rootfs")
 
-    def problems(self, source: Rootfs, lxcpath: str, method: str, reader: StorageDriver, count: int) -> list[FleetError]:
+    def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
+        source, lxcpath, reader = order.source, order.lxcpath, order.reader
         self.runner.require("btrfs")
         mount = mounts.holding(lxcpath)
         if mount and mount.fstype != "btrfs":
@@ -49,10 +53,10 @@ class BtrfsDriver(StorageDriver):
                     )
                 ]
             return []
-        if method != COPY:
+        if order.method != COPY:
             return [FleetError(f"a btrfs snapshot cannot leave its filesystem for {lxcpath}", mend="Use method: copy.", kind=UNSUPPORTED)]
         self.runner.require("rsync")
-        shortage = not_enough_space(lxcpath, reader.used(source), count)
+        shortage = not_enough_space(lxcpath, reader.used(source), len(targets))
         return [shortage] if shortage else []
 
     @staticmethod
@@ -61,20 +65,26 @@ class BtrfsDriver(StorageDriver):
         a, b = mounts.holding(one, table), mounts.holding(other, table)
         return bool(a and b and a.device == b.device and a.fstype == "btrfs")
 
-    def create(self, rootfs: Rootfs, size: int | None = None, fstype: str | None = None) -> None:
+    def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
         self.runner.run(["btrfs", "subvolume", "create", rootfs.path])
 
-    def clone(self, source: Rootfs, target: Rootfs, method: str, reader: StorageDriver) -> None:
-        if reader.store == self.store and self._one_filesystem(source.path, os.path.dirname(target.path)):
-            self.runner.run(["btrfs", "subvolume", "snapshot", source.path, target.path])
+    def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
+        if order.reader.store == self.store and self._one_filesystem(order.source.path, os.path.dirname(target.path)):
+            self.runner.run(["btrfs", "subvolume", "snapshot", order.source.path, target.path])
         else:
-            self.create(target)
-            copy_across(reader, source, self, target, os.path.dirname(target.path))
+            self.create(target, directory, order.storage, mark)
+            copy_across(order, self, target, directory)
+
+    def seal(self, rootfs: Rootfs, generation: str) -> None:
+        self.runner.run(["btrfs", "property", "set", "-ts", rootfs.path, "ro", "true"])
+
+    def unseal(self, rootfs: Rootfs) -> None:
+        self.runner.run(["btrfs", "property", "set", "-ts", rootfs.path, "ro", "false"])
 
     def damage(self, rootfs: Rootfs) -> str:
         return "" if is_subvolume(rootfs.path) else f"the subvolume {rootfs.path} is missing"
 
-    def discard(self, rootfs: Rootfs) -> None:
+    def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
         if is_subvolume(rootfs.path):
             # Deepest first: a subvolume that holds another cannot be removed.
             for path in reversed(subvolumes_below(rootfs.path)):

@@ -10,11 +10,14 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import os
+from typing import Collection, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
+    Order,
+    Storage,
     StorageDriver,
     copy_across,
     copy_tree,
@@ -26,28 +29,28 @@ class DirectoryDriver(StorageDriver):
     store = "dir"
     capabilities = Capabilities(reflink=True, unprivileged=True)
 
-    def place(self, source: Rootfs, directory: str) -> Rootfs:
-        return Rootfs(self.store, f"{directory}/rootfs")
+    def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
+        return Rootfs(self.store, f"{lxcpath}/{name}/rootfs")
 
-    def problems(self, source: Rootfs, lxcpath: str, method: str, reader: StorageDriver, count: int) -> list[FleetError]:
-        if reader.store in ("dir", "btrfs") and self.reflinks(source, lxcpath):
+    def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
+        if order.reader.store in ("dir", "btrfs") and self.reflinks(order.source, order.lxcpath):
             return []
         self.runner.require("rsync")
-        shortage = not_enough_space(lxcpath, reader.used(source), count)
+        shortage = not_enough_space(order.lxcpath, order.reader.used(order.source), len(targets))
         return [shortage] if shortage else []
 
-    def create(self, rootfs: Rootfs, size: int | None = None, fstype: str | None = None) -> None:
+    def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
         os.mkdir(rootfs.path, 0o755)
 
-    def clone(self, source: Rootfs, target: Rootfs, method: str, reader: StorageDriver) -> None:
-        self.create(target)
-        if reader.layers(source) == [source.path]:
-            copy_tree(self.runner, source.path, target.path)
+    def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
+        self.create(target, directory, order.storage, mark)
+        if order.reader.layers(order.source) == [order.source.path]:
+            copy_tree(self.runner, order.source.path, target.path)
         else:
-            copy_across(reader, source, self, target, os.path.dirname(target.path))
+            copy_across(order, self, target, directory)
 
     def damage(self, rootfs: Rootfs) -> str:
         return "" if os.path.isdir(rootfs.path) else f"{rootfs.path} is missing"
 
-    def discard(self, rootfs: Rootfs) -> None:
+    def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
         """All of it lies in the container's directory."""

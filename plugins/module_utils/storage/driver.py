@@ -10,8 +10,11 @@ The life of a clone's root filesystem
     says where the clone's root filesystem will be. Nothing is made; the answer stands in the intent record.
 ``problems``
     says what would be in the way of N clones, before anything is touched.
+``prepare``
+    does once what N clones need once.
 ``clone``
-    makes one. The clone's directory exists and is claimed; a failure leaves debris that ``discard`` removes.
+    makes one. The clone's directory exists and is claimed; a failure leaves debris that ``discard`` removes. What lies outside of
+    that directory bears the clone's id from the very command that makes it.
 ``layers`` or ``rootfs_view``
     let others write into it: directories that can be written beneath without a mount, or a mount nobody else sees.
 ``damage``
@@ -32,16 +35,43 @@ import fcntl
 import os
 import shutil
 from abc import ABC, abstractmethod
-from typing import ClassVar, Iterator
+from dataclasses import dataclass
+from typing import Any, Collection, ClassVar, Iterator, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, RESOURCES, FleetError
 
 SNAPSHOT, COPY = "snapshot", "copy"
 _FICLONE = 0x40049409
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The option ``storage``; sizes in bytes, None where the driver chooses."""
+
+    size: int | None = None
+    fstype: str | None = None
+    vg: str | None = None
+    thinpool: str | None = None
+    cow_size: int | None = None
+    zfs_dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """Clones of one source, as a driver is asked for them.
+
+    :param reader: the driver of the source's store.
+    """
+
+    source: Rootfs
+    method: str
+    lxcpath: str
+    reader: StorageDriver
+    storage: Storage = Storage()
 
 
 class StorageDriver(ABC):
@@ -53,31 +83,66 @@ class StorageDriver(ABC):
     def __init__(self, runner: Runner):
         self.runner = runner
 
+    def refresh(self) -> None:
+        """Forget what was observed: another observation begins."""
+
+    def check(self, rootfs: Rootfs) -> None:
+        """:raises FleetError: UNSUPPORTED for a root filesystem of this store that is not to be touched."""
+
     @abstractmethod
-    def place(self, source: Rootfs, directory: str) -> Rootfs:
-        """Where the root filesystem of a clone goes whose container directory is ``directory``."""
+    def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
+        """Where the root filesystem of a new container goes."""
 
-    def problems(self, source: Rootfs, lxcpath: str, method: str, reader: StorageDriver, count: int) -> list[FleetError]:
-        """What would be in the way of ``count`` clones of a source below an lxcpath; empty when nothing is.
+    def place(self, order: Order, name: str) -> Rootfs:
+        """Where a clone's root filesystem goes."""
+        return self.home(name, order.lxcpath, order.storage)
 
-        :param reader: the driver of the source's store.
+    def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
+        """What would be in the way of clones; empty when nothing is.
+
+        :param targets: the places that ``place`` gave.
+        :param swept: those where an unfinished clone lies, which goes first.
         """
         return []
 
     @abstractmethod
-    def create(self, rootfs: Rootfs, size: int | None = None, fstype: str | None = None) -> None:
+    def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
         """Make an empty root filesystem.
 
-        :param size: bytes, for stores that are sized ahead.
-        :param fstype: the filesystem to make, for stores that hold one.
+        :param directory: the container's, which exists.
+        :param mark: the container's id.
+        :raises FleetError: FAILED.
+        """
+
+    def prepare(self, order: Order, targets: Sequence[Rootfs]) -> None:
+        """Do once what all these clones need.
+
         :raises FleetError: FAILED.
         """
 
     @abstractmethod
-    def clone(self, source: Rootfs, target: Rootfs, method: str, reader: StorageDriver) -> None:
+    def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
         """Make a clone's root filesystem at the place that ``place`` gave.
 
+        :param directory: the clone's, which exists.
+        :param mark: the clone's id.
         :raises FleetError: FAILED.
+        """
+
+    def counted(self, order: Order) -> bool:
+        """Whether LXC itself keeps account of such clones (``lxc_rdepends``, ``lxc_snapshots``)."""
+        return False
+
+    def mark(self, rootfs: Rootfs, mark: str) -> None:
+        """Give an adopted container's root filesystem our mark."""
+
+    def seal(self, rootfs: Rootfs, generation: str) -> None:
+        """Protect a base's root filesystem by the store's own means, where it has some."""
+
+    def unseal(self, rootfs: Rootfs) -> None:
+        """Undo :meth:`seal`.
+
+        :raises FleetError: BUSY while others depend on what the seal made.
         """
 
     def layers(self, rootfs: Rootfs) -> list[str] | None:
@@ -85,12 +150,38 @@ class StorageDriver(ABC):
         return [rootfs.path]
 
     @contextlib.contextmanager
-    def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False) -> Iterator[str]:
+    def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
         """Yield a path at which the whole root filesystem is seen.
 
         :param point: an existing directory that may be mounted upon; call this in :func:`mounts.in_private_mounts`.
+        :param devices: programs will run in it, so its device nodes and set-uid bits must work.
         """
         yield rootfs.path
+
+    def size(self, rootfs: Rootfs) -> int | None:
+        """Bytes that the root filesystem can hold, for stores that are sized ahead."""
+        return None
+
+    def granule(self, rootfs: Rootfs) -> int:
+        """Bytes that a size is a multiple of."""
+        return 1
+
+    def grow(self, rootfs: Rootfs, size: int, point: str) -> None:
+        """Give a root filesystem more room, whether it is in use or not.
+
+        :param point: an existing directory to mount upon in a mount namespace of our own.
+        """
+        raise FleetError(f"{rootfs} has no size of its own that could grow", mend="Leave storage.size out.", kind=INVALID)
+
+    def headroom(self, rootfs: Rootfs) -> dict[str, Any]:
+        """How much room is left where a root filesystem lies."""
+        path = rootfs.path if os.path.exists(rootfs.path) else "/"
+        stat = os.statvfs(path)
+        return {"store": self.store, "available": stat.f_bavail * stat.f_frsize}
+
+    def remark(self, rootfs: Rootfs) -> str:
+        """What the operator should know of a root filesystem that is whole still."""
+        return ""
 
     @abstractmethod
     def damage(self, rootfs: Rootfs) -> str:
@@ -111,13 +202,18 @@ class StorageDriver(ABC):
                 return pid
         return None
 
-    def landmarks(self, rootfs: Rootfs) -> list[str]:
-        """Paths whose device, inode and times show that the root filesystem was changed; beside those within the guest."""
-        return [rootfs.path]
+    def signs(self, rootfs: Rootfs) -> list[str]:
+        """Facts that differ once the root filesystem was changed; beside those within the guest."""
+        stat = os.stat(rootfs.path)
+        return [f"{stat.st_dev} {stat.st_ino} {stat.st_ctime_ns} {stat.st_size}"]
 
     @abstractmethod
-    def discard(self, rootfs: Rootfs) -> None:
-        """Remove a root filesystem, complete or not; the container's directory is the caller's."""
+    def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
+        """Remove a root filesystem, complete or not; the container's directory is the caller's.
+
+        :param mark: the container's id; what does not bear it stays, for it is another's. None takes what is there.
+        :raises FleetError: BUSY while others depend on it.
+        """
 
     def reflinks(self, source: Rootfs, lxcpath: str) -> bool:
         """Whether a copy of the source would share its blocks."""
@@ -180,14 +276,17 @@ def copy_tree(runner: Runner, source: str, target: str) -> None:
         runner.run(["rsync", "-aHAXS", "--numeric-ids", "--delete", source.rstrip("/") + "/", target.rstrip("/") + "/"])
 
 
-def copy_across(reader: StorageDriver, source: Rootfs, writer: StorageDriver, target: Rootfs, directory: str) -> None:
-    """Copy the whole root filesystem of one store into an empty one of another."""
+def copy_across(order: Order, writer: StorageDriver, target: Rootfs, directory: str) -> None:
+    """Copy the whole root filesystem of one store into an empty one of another.
+
+    :param directory: the clone's, in which both can be mounted where nobody else sees it.
+    """
     points = [f"{directory}/rootfs", f"{directory}/fleet.lxc.source"]
     for point in points:
         os.makedirs(point, exist_ok=True)
 
     def work() -> None:
-        with reader.rootfs_view(source, points[1]) as read, writer.rootfs_view(target, points[0], writable=True) as write:
+        with order.reader.rootfs_view(order.source, points[1]) as read, writer.rootfs_view(target, points[0], writable=True) as write:
             copy_tree(writer.runner, read, write)
 
     try:

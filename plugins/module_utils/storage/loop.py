@@ -12,75 +12,84 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from typing import Iterator
+from typing import Collection, Iterator, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import RESOURCES, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.storage import filesystem
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
+    Order,
+    Storage,
     StorageDriver,
     can_reflink,
     copy_across,
     not_enough_space,
 )
 
-DEFAULT_SIZE = 1 << 30  # LXC's own
-_NEW_UUID = {"xfs": ["xfs_admin", "-U", "generate"], "btrfs": ["btrfstune", "-f", "-u"]}
-
 
 class LoopDriver(StorageDriver):
     store = "loop"
     # Two lxc-start at once may choose the same free loop device, and one of them fails ("Failed to set loop fd").
-    capabilities = Capabilities(reflink=True, needs_size=True, parallel_start=False)
+    capabilities = Capabilities(reflink=True, needs_size=True, resizable=True, parallel_start=False)
 
-    def place(self, source: Rootfs, directory: str) -> Rootfs:
-        return Rootfs(self.store, f"{directory}/rootdev")
+    def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
+        return Rootfs(self.store, f"{lxcpath}/{name}/rootdev")
 
-    def problems(self, source: Rootfs, lxcpath: str, method: str, reader: StorageDriver, count: int) -> list[FleetError]:
+    def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
+        source, reader = order.source, order.reader
         if reader.store == self.store:
-            tool = _NEW_UUID.get(filesystem_in(source.path), [None])[0]
-            if tool:
-                self.runner.require(tool)
-            if can_reflink(os.path.dirname(source.path), lxcpath):
+            filesystem.require_renewal(self.runner, source.path)
+            size = self.size(source)
+            if order.storage.size and order.storage.size < size:
+                return [FleetError(f"storage.size is less than the source's {size} bytes", why="a filesystem is not made smaller", kind=INVALID)]
+            if can_reflink(os.path.dirname(source.path), order.lxcpath):
                 return []
         else:
-            self.runner.require("mkfs.ext4", "rsync", "mount")
-        shortage = not_enough_space(lxcpath, reader.used(source), count)
+            self.runner.require("rsync", "mount")
+            filesystem.require(self.runner, order.storage.fstype)
+        shortage = not_enough_space(order.lxcpath, reader.used(source), len(targets))
         return [shortage] if shortage else []
 
-    def create(self, rootfs: Rootfs, size: int | None = None, fstype: str | None = None) -> None:
+    def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
         # Readable by root alone, as liblxc makes it: a whole root filesystem, with its secrets, lies in it.
         with open(os.open(rootfs.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.truncate(size or DEFAULT_SIZE)
-        self.runner.run([f"mkfs.{fstype or 'ext4'}", "-q", rootfs.path])
-        os.makedirs(os.path.join(os.path.dirname(rootfs.path), "rootfs"), exist_ok=True)
+            file.truncate(storage.size or filesystem.DEFAULT_SIZE)
+        filesystem.make(self.runner, rootfs.path, storage.fstype)
+        os.makedirs(f"{directory}/rootfs", exist_ok=True)
 
-    def clone(self, source: Rootfs, target: Rootfs, method: str, reader: StorageDriver) -> None:
-        directory = os.path.dirname(target.path)
-        if reader.store == self.store:
+    def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
+        source, size = order.source, order.storage.size
+        if order.reader.store == self.store:
             os.makedirs(os.path.join(directory, "rootfs"), exist_ok=True)
             self.runner.run(["cp", "--preserve=mode,ownership", "--reflink=auto", "--sparse=always", source.path, target.path])
-            # XFS and btrfs do not mount twice under one UUID.
-            renew = _NEW_UUID.get(filesystem_in(target.path))
-            if renew:
-                self.runner.run([*renew, target.path])
+            filesystem.renew(self.runner, target.path)
+            if size and size > self.size(target):
+                self.grow(target, size, f"{directory}/rootfs")
         else:
-            self.create(target, max(DEFAULT_SIZE, reader.used(source) * 5 // 4))
-            copy_across(reader, source, self, target, directory)
+            size = size or max(filesystem.DEFAULT_SIZE, order.reader.used(source) * 5 // 4)
+            self.create(target, directory, Storage(size, order.storage.fstype), mark)
+            copy_across(order, self, target, directory)
 
     def layers(self, rootfs: Rootfs) -> list[str] | None:
         return None
 
     @contextlib.contextmanager
-    def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False) -> Iterator[str]:
-        options = "loop,nodev,nosuid" if writable else "loop,ro,nodev,nosuid"
-        if not writable and filesystem_in(rootfs.path) == "ext4":
-            options += ",noload"
-        self.runner.run(["mount", "-o", options, rootfs.path, point])
-        try:
+    def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
+        with filesystem.view(self.runner, rootfs.path, point, writable, devices, "loop,"):
             yield point
-        finally:
-            self.runner.run(["umount", point])
+
+    def size(self, rootfs: Rootfs) -> int | None:
+        try:
+            return os.path.getsize(rootfs.path)
+        except OSError:
+            return None
+
+    def grow(self, rootfs: Rootfs, size: int, point: str) -> None:
+        if self.runs_on(rootfs) is not None:
+            raise FleetError(f"{rootfs.path} is in use and is not grown", mend="Stop the container first.", kind=INVALID)
+        os.truncate(rootfs.path, size)
+        filesystem.grow(self.runner, rootfs.path, point, "loop,")
 
     def damage(self, rootfs: Rootfs) -> str:
         return "" if os.path.isfile(rootfs.path) else f"{rootfs.path} is missing"
@@ -95,7 +104,7 @@ class LoopDriver(StorageDriver):
                 continue
         return None
 
-    def discard(self, rootfs: Rootfs) -> None:
+    def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
         """All of it lies in the container's directory."""
 
     def used(self, rootfs: Rootfs) -> int:
@@ -103,20 +112,3 @@ class LoopDriver(StorageDriver):
 
     def reflinks(self, source: Rootfs, lxcpath: str) -> bool:
         return can_reflink(os.path.dirname(source.path), lxcpath)
-
-
-def filesystem_in(path: str) -> str:
-    """The filesystem in a device or file, told by its magic number; '' when it is none that we know.
-
-    :raises FleetError: RESOURCES when it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(0x10048)
-    except OSError as error:
-        raise FleetError(f"cannot read {path}", why=str(error), kind=RESOURCES) from error
-    if head[:4] == b"XFSB":
-        return "xfs"
-    if head[0x10040:0x10048] == b"_BHRfS_M":
-        return "btrfs"
-    return "ext4" if head[0x438:0x43A] == b"\x53\xef" else ""

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Iterator
+from typing import Collection, Iterator, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
+    Order,
+    Storage,
     StorageDriver,
     copy_tree,
     not_enough_space,
@@ -37,10 +39,14 @@ class OverlayDriver(StorageDriver):
         snapshot=True, snapshot_of_snapshot=True, source_writable_with_clones=False, source_removable_with_clones=False, unprivileged=True
     )
 
-    def place(self, source: Rootfs, directory: str) -> Rootfs:
-        return Rootfs(self.store, f"{directory}/overlay/delta", source.lower or source.path)
+    def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
+        raise FleetError(f"{name} cannot be made on overlay", why="an overlay stands on another container", mend="Use backing_store: dir.", kind=UNSUPPORTED)
 
-    def problems(self, source: Rootfs, lxcpath: str, method: str, reader: StorageDriver, count: int) -> list[FleetError]:
+    def place(self, order: Order, name: str) -> Rootfs:
+        return Rootfs(self.store, f"{order.lxcpath}/{name}/overlay/delta", order.source.lower or order.source.path)
+
+    def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
+        source, lxcpath = order.source, order.lxcpath
         mount = mounts.holding(lxcpath)
         if mount and (mount.fstype in _NO_UPPER or mount.fstype.startswith("fuse")):
             return [
@@ -55,24 +61,25 @@ class OverlayDriver(StorageDriver):
                 return [FleetError(f"{path} cannot be part of an overlay", why="overlay mount options cannot hold ':', ',' or '\\'", kind=UNSUPPORTED)]
         if source.store == "overlay":
             self.runner.require("rsync")
-            shortage = not_enough_space(lxcpath, tree_size(source.path), count)
+            shortage = not_enough_space(lxcpath, tree_size(source.path), len(targets))
             return [shortage] if shortage else []
         return []
 
-    def create(self, rootfs: Rootfs, size: int | None = None, fstype: str | None = None) -> None:
-        overlay, directory = os.path.dirname(rootfs.path), os.path.dirname(os.path.dirname(rootfs.path))
+    def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
+        overlay = os.path.dirname(rootfs.path)
         for path in (overlay, rootfs.path, f"{overlay}/work", f"{directory}/rootfs"):
             os.mkdir(path, 0o755)
 
-    def clone(self, source: Rootfs, target: Rootfs, method: str, reader: StorageDriver) -> None:
-        self.create(target)
+    def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
+        source = order.source
+        self.create(target, directory, order.storage, mark)
         if source.store == "overlay":
             copy_tree(self.runner, source.path, target.path)
         else:
             # The delta's root is the root directory that the guest sees: it must look like the lower's.
             stat = os.stat(source.path)
             overlay = os.path.dirname(target.path)
-            for path in (overlay, target.path, f"{overlay}/work", f"{os.path.dirname(overlay)}/rootfs"):
+            for path in (overlay, target.path, f"{overlay}/work", f"{directory}/rootfs"):
                 os.chown(path, stat.st_uid, stat.st_gid)
             os.chmod(target.path, stat.st_mode & 0o7777)
             for name in os.listxattr(source.path):
@@ -80,11 +87,14 @@ class OverlayDriver(StorageDriver):
                     os.setxattr(target.path, name, os.getxattr(source.path, name))
             os.utime(target.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
+    def counted(self, order: Order) -> bool:
+        return True
+
     def layers(self, rootfs: Rootfs) -> list[str] | None:
         return [rootfs.path, *rootfs.lower.split(":")]
 
     @contextlib.contextmanager
-    def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False) -> Iterator[str]:
+    def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
         if writable:
             work = os.path.join(os.path.dirname(rootfs.path), "work")
             options = f"lowerdir={rootfs.lower},upperdir={rootfs.path},workdir={work}"
@@ -112,7 +122,7 @@ class OverlayDriver(StorageDriver):
                 return pid
         return None
 
-    def discard(self, rootfs: Rootfs) -> None:
+    def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
         """All of it lies in the container's directory."""
 
     def used(self, rootfs: Rootfs) -> int:

@@ -18,9 +18,11 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.btrfs import BtrfsDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.directory import DirectoryDriver
-from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import COPY, SNAPSHOT, StorageDriver
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import COPY, SNAPSHOT, Order, Storage, StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.loop import LoopDriver
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.lvm import LvmDriver, device_path
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.overlay import OverlayDriver
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.zfs import ZfsDriver
 
 DRIVERS: dict[str, type[StorageDriver]] = {
     driver.store: driver
@@ -29,17 +31,39 @@ DRIVERS: dict[str, type[StorageDriver]] = {
         OverlayDriver,
         BtrfsDriver,
         LoopDriver,
+        LvmDriver,
+        ZfsDriver,
     )
 }
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How clones of one source are made below one lxcpath."""
+class Request:
+    """What a call asks of storage.
 
+    :param name: the source's.
+    :param method: auto, snapshot or copy.
+    :param backing_store: a store's name, or None for what fits.
+    :param clones: the names of the clones to be made.
+    :param unfinished: those of them that lie there half made and are swept first.
+    """
+
+    source: Rootfs
+    name: str
+    lxcpath: str
     method: str
+    backing_store: str | None
+    clones: tuple[str, ...]
+    unfinished: frozenset[str] = frozenset()
+    storage: Storage = Storage()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the clones are made."""
+
+    order: Order
     driver: StorageDriver
-    reader: StorageDriver
 
 
 class Registry:
@@ -59,40 +83,54 @@ class Registry:
                 why=f"supported are {', '.join(self.drivers)}",
                 kind=UNSUPPORTED,
             )
+        try:
+            driver.check(rootfs)
+        except FleetError as error:
+            error.container = error.container or container
+            raise
         return driver
 
-    def choose(self, source: Rootfs, name: str, lxcpath: str, method: str, backing_store: str | None, count: int) -> Choice:
+    def refresh(self) -> None:
+        """Another observation begins."""
+        for driver in self.drivers.values():
+            driver.refresh()
+
+    def choose(self, request: Request) -> Choice:
         """The driver and method for clones, every problem that can be known ahead excluded.
 
-        :param method: auto, snapshot or copy.
-        :param backing_store: a store's name, or None for what fits.
         :raises FleetError: UNSUPPORTED or RESOURCES, with what works instead.
         """
-        reader = self.driver(source, name)
-        if method == SNAPSHOT:
-            return self._passing(source, lxcpath, SNAPSHOT, self._snapshot_driver(reader, name, backing_store), reader, count)
-        if method == COPY:
-            return self._passing(source, lxcpath, COPY, self._copy_driver(reader, lxcpath, backing_store), reader, count)
+        reader = self.driver(request.source, request.name)
+        if request.method == SNAPSHOT:
+            return self._passing(request, SNAPSHOT, self._snapshot_driver(reader, request), reader)
+        if request.method == COPY:
+            return self._passing(request, COPY, self._copy_driver(reader, request), reader)
         try:
-            return self._passing(source, lxcpath, SNAPSHOT, self._snapshot_driver(reader, name, backing_store), reader, count)
+            return self._passing(request, SNAPSHOT, self._snapshot_driver(reader, request), reader)
         except FleetError as error:
-            driver = self._copy_driver(reader, lxcpath, backing_store)
-            if driver.store in (reader.store, "dir") and reader.layers(source) in ([source.path], None) and driver.reflinks(source, lxcpath):
-                return self._passing(source, lxcpath, COPY, driver, reader, count)
+            if error.kind != UNSUPPORTED:
+                raise
+            driver = self._copy_driver(reader, request)
+            plain = reader.layers(request.source) in ([request.source.path], None)
+            if driver.store in (reader.store, "dir") and plain and driver.reflinks(request.source, request.lxcpath):
+                return self._passing(request, COPY, driver, reader)
             raise FleetError(
-                f"method: auto finds neither a snapshot nor a reflink copy of {name}",
+                f"method: auto finds neither a snapshot nor a reflink copy of {request.name}",
                 why=str(error),
                 mend="Set method: copy for full copies.",
                 kind=UNSUPPORTED,
             ) from error
 
     @staticmethod
-    def _passing(source: Rootfs, lxcpath: str, method: str, driver: StorageDriver, reader: StorageDriver, count: int) -> Choice:
-        for problem in driver.problems(source, lxcpath, method, reader, count):
+    def _passing(request: Request, method: str, driver: StorageDriver, reader: StorageDriver) -> Choice:
+        order = Order(request.source, method, request.lxcpath, reader, request.storage)
+        places = {name: driver.place(order, name) for name in request.clones}
+        for problem in driver.problems(order, list(places.values()), {place for name, place in places.items() if name in request.unfinished}):
             raise problem
-        return Choice(method, driver, reader)
+        return Choice(order, driver)
 
-    def _snapshot_driver(self, reader: StorageDriver, name: str, backing_store: str | None) -> StorageDriver:
+    def _snapshot_driver(self, reader: StorageDriver, request: Request) -> StorageDriver:
+        name, backing_store = request.name, request.backing_store
         fitting = "overlay" if reader.store == "dir" else reader.store
         driver = self.drivers[fitting]
         if not driver.capabilities.snapshot:
@@ -107,19 +145,36 @@ class Registry:
             )
         return driver
 
-    def _copy_driver(self, reader: StorageDriver, lxcpath: str, backing_store: str | None) -> StorageDriver:
+    def _copy_driver(self, reader: StorageDriver, request: Request) -> StorageDriver:
+        backing_store = request.backing_store
         if backing_store == "overlay":
             raise FleetError("a full copy cannot be on overlay", mend="Use method: snapshot, or another backing_store.", kind=UNSUPPORTED)
         if backing_store:
             return self.drivers[backing_store]
         if reader.store == "btrfs":
-            mount = mounts.holding(lxcpath)
+            mount = mounts.holding(request.lxcpath)
             return self.drivers["btrfs" if mount and mount.fstype == "btrfs" else "dir"]
         return self.drivers["dir" if reader.store == "overlay" else reader.store]
 
 
 def normalise(rootfs: Rootfs) -> Rootfs:
-    """A path without a type, as liblxc would see it: a directory is dir, a file is loop."""
+    """A path without a type as liblxc would see it (a directory is dir, a file is loop), and one name for each LVM volume."""
+    if rootfs.store == "lvm":
+        return Rootfs("lvm", device_path(rootfs.path))
     if rootfs.store:
         return rootfs
-    return Rootfs("dir" if os.path.isdir(rootfs.path) else "loop" if os.path.isfile(rootfs.path) else "", rootfs.path)
+    if os.path.isdir(rootfs.path):
+        return Rootfs("dir", rootfs.path)
+    if os.path.isfile(rootfs.path):
+        return Rootfs("loop", rootfs.path)
+    return Rootfs("lvm", device_path(rootfs.path)) if is_logical_volume(rootfs.path) else rootfs
+
+
+def is_logical_volume(path: str) -> bool:
+    """Whether a block device is LVM's, as liblxc tells it (lvm_detect in src/lxc/storage/lvm.c)."""
+    try:
+        stat = os.stat(path)
+        with open(f"/sys/dev/block/{os.major(stat.st_rdev)}:{os.minor(stat.st_rdev)}/dm/uuid", encoding="ascii") as file:
+            return file.read(4) == "LVM-"
+    except OSError:
+        return False

@@ -1,0 +1,97 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A filesystem within a device or a file: made, recognised, mounted beside its copies, grown. What loop and LVM share.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator
+
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import RESOURCES, UNSUPPORTED, FleetError
+
+DEFAULT_SIZE = 1 << 30  # LXC's own
+DEFAULT_TYPE = "ext4"
+# XFS and btrfs do not mount twice under one UUID.
+_NEW_UUID = {"xfs": ["xfs_admin", "-U", "generate"], "btrfs": ["btrfstune", "-f", "-u"]}
+_GROW = {"ext4": ["resize2fs", "{device}"], "xfs": ["xfs_growfs", "{point}"], "btrfs": ["btrfs", "filesystem", "resize", "max", "{point}"]}
+# A filesystem that is mounted read-only while its device is read-only must not replay its journal.
+_UNTOUCHED = {"ext4": ",noload", "xfs": ",norecovery,nouuid", "btrfs": ",rescue=nologreplay"}
+
+
+def filesystem_in(path: str) -> str:
+    """The filesystem in a device or file, told by its magic number; '' when it is none that we know.
+
+    :raises FleetError: RESOURCES when it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(0x10048)
+    except OSError as error:
+        raise FleetError(f"cannot read {path}", why=str(error), kind=RESOURCES) from error
+    if head[:4] == b"XFSB":
+        return "xfs"
+    if head[0x10040:0x10048] == b"_BHRfS_M":
+        return "btrfs"
+    return "ext4" if head[0x438:0x43A] == b"\x53\xef" else ""
+
+
+def make(runner: Runner, device: str, fstype: str | None) -> None:
+    """Make a filesystem in a device or file; what was there is gone."""
+    fstype = fstype or DEFAULT_TYPE
+    runner.run([f"mkfs.{fstype}", "-q", "-F" if fstype == "ext4" else "-f", device])
+
+
+def require(runner: Runner, fstype: str | None) -> None:
+    """:raises FleetError: RESOURCES when the tool that makes this filesystem is missing."""
+    runner.require(f"mkfs.{fstype or DEFAULT_TYPE}")
+
+
+def require_renewal(runner: Runner, device: str) -> None:
+    """:raises FleetError: RESOURCES when the tool that gives this device's filesystem a new UUID is missing."""
+    renewal = _NEW_UUID.get(filesystem_in(device))
+    if renewal:
+        runner.require(renewal[0])
+
+
+def renew(runner: Runner, device: str) -> None:
+    """Give a copied filesystem a UUID of its own, where it needs one to be mounted beside its origin."""
+    renewal = _NEW_UUID.get(filesystem_in(device))
+    if renewal:
+        runner.run([*renewal, device])
+
+
+@contextlib.contextmanager
+def view(runner: Runner, device: str, point: str, writable: bool, devices: bool = False, options: str = "") -> Iterator[str]:
+    """Mount a filesystem; unless asked for, its set-uid programs and device nodes have no power over the host."""
+    options += "rw" if writable else "ro" + _UNTOUCHED.get(filesystem_in(device), "")
+    options += "" if devices else ",nodev,nosuid"
+    runner.run(["mount", "-o", options, device, point])
+    try:
+        yield point
+    finally:
+        runner.run(["umount", point])
+
+
+def grow(runner: Runner, device: str, point: str, options: str = "") -> None:
+    """Let a filesystem take all of its device. It is mounted for that in a namespace of our own, so it may be in use elsewhere.
+
+    :raises FleetError: UNSUPPORTED for a filesystem that we cannot grow.
+    """
+    command = _GROW.get(filesystem_in(device))
+    if command is None:
+        raise FleetError(f"the filesystem in {device} cannot be grown", why="it is neither ext4 nor XFS nor btrfs", kind=UNSUPPORTED)
+    runner.require(command[0])
+
+    def work() -> None:
+        with view(runner, device, point, True, options=options):
+            actual = next(mount.source for mount in reversed(mounts.table()) if mount.point == point)
+            runner.run([part.format(device=actual, point=point) for part in command])
+
+    mounts.in_private_mounts(work)

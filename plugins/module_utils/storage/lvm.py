@@ -1,0 +1,450 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""LVM: ``lvm:/dev/VG/LV``, thick or thin, told apart by what ``lvs`` says of the volume.
+
+A thin snapshot is a volume of its own in the pool. A thick one is a copy-on-write area over its origin: it cannot be
+snapshotted itself, it is lost when the area is full, and removing the origin would take it along.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Collection, Iterator, Sequence
+
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
+from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, MISSING, RESOURCES, UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.storage import filesystem
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
+
+_LVS = "vg_name,lv_name,origin,pool_lv,lv_attr,lv_size,data_percent,metadata_percent,lv_tags,lv_uuid"
+_VGS = "vg_name,vg_free,vg_extent_size"
+_TAG = "fleet.lxc."
+_MOST_PERCENT = 95.0
+_WARN_PERCENT = 80.0
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One logical volume, as lvs(8) tells it. Sizes in bytes."""
+
+    vg: str
+    name: str
+    origin: str
+    pool: str
+    attr: str
+    size: int
+    data_percent: float
+    metadata_percent: float
+    tags: tuple[str, ...]
+    uuid: str
+
+    @property
+    def thin(self) -> bool:
+        return self.attr[0] == "V"
+
+    @property
+    def is_pool(self) -> bool:
+        return self.attr[0] == "t"
+
+    @property
+    def thick_snapshot(self) -> bool:
+        return self.attr[0] in "sS"
+
+    @property
+    def invalid(self) -> bool:
+        return self.attr[4] in "IS"
+
+    @property
+    def path(self) -> str:
+        return f"/dev/{self.vg}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One volume group, as vgs(8) tells it. Bytes."""
+
+    free: int
+    extent: int
+
+
+class LvmDriver(StorageDriver):
+    store = "lvm"
+    capabilities = Capabilities(
+        snapshot=True,
+        snapshot_of_snapshot=True,  # on thin; thick refuses in problems()
+        source_removable_with_clones=False,
+        resizable=True,
+        needs_size=True,
+        parallel=False,  # LVM's own locks make lvcreate one at a time, and lxc/lxc 2220 shows what happens otherwise
+    )
+
+    def __init__(self, runner: Any):
+        super().__init__(runner)
+        self._volumes: dict[str, Volume] | None = None
+        self._groups: dict[str, Group] | None = None
+
+    # What is there
+
+    def refresh(self) -> None:
+        self._volumes = self._groups = None
+
+    def volumes(self) -> dict[str, Volume]:
+        """Every logical volume by its path /dev/VG/LV."""
+        if self._volumes is None:
+            rows = self._report("lvs", _LVS, "lv")
+            found = [
+                Volume(
+                    row["vg_name"],
+                    row["lv_name"],
+                    row["origin"],
+                    row["pool_lv"],
+                    row["lv_attr"],
+                    int(row["lv_size"]),
+                    float(row["data_percent"] or 0),
+                    float(row["metadata_percent"] or 0),
+                    tuple(filter(None, row["lv_tags"].split(","))),
+                    row["lv_uuid"],
+                )
+                for row in rows
+            ]
+            self._volumes = {volume.path: volume for volume in found}
+        return self._volumes
+
+    def groups(self) -> dict[str, Group]:
+        if self._groups is None:
+            self._groups = {row["vg_name"]: Group(int(row["vg_free"]), int(row["vg_extent_size"])) for row in self._report("vgs", _VGS, "vg")}
+        return self._groups
+
+    def _report(self, command: str, columns: str, key: str) -> list[dict[str, str]]:
+        self.runner.require(command)
+        answer = self.runner.run([command, "--reportformat", "json", "--units", "b", "--nosuffix", "-o", columns])
+        return [row for part in json.loads(answer.stdout)["report"] for row in part[key]]
+
+    def _volume(self, rootfs: Rootfs) -> Volume:
+        """:raises FleetError: MISSING when there is no such volume."""
+        volume = self.volumes().get(rootfs.path)
+        if volume is None:
+            raise FleetError(f"the logical volume {rootfs.path} is missing", why="lvs does not list it", mend="See vgs and vgchange -ay.", kind=MISSING)
+        return volume
+
+    def _snapshots_of(self, volume: Volume) -> list[Volume]:
+        return [other for other in self.volumes().values() if other.thick_snapshot and (other.vg, other.origin) == (volume.vg, volume.name)]
+
+    # Places
+
+    def check(self, rootfs: Rootfs) -> None:
+        if not re.fullmatch(r"/dev/[^/]+/[^/]+", rootfs.path):
+            raise FleetError(f"{rootfs} is no logical volume", why="a volume's path is /dev/VG/LV", kind=UNSUPPORTED)
+
+    def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
+        vg = storage.vg or self._configured("lxc.bdev.lvm.vg") or "lxc"
+        return Rootfs(self.store, f"/dev/{vg}/{name}")
+
+    def place(self, order: Order, name: str) -> Rootfs:
+        if order.reader.store != self.store:
+            return self.home(name, order.lxcpath, order.storage)
+        vg = order.source.path.split("/")[2]
+        return Rootfs(self.store, f"/dev/{vg if order.method == SNAPSHOT else order.storage.vg or vg}/{name}")
+
+    def _configured(self, key: str) -> str:
+        return self.runner.run(["lxc-config", key], check=False).stdout.strip()
+
+    # Before
+
+    def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
+        found = [self._taken(target) for target in targets if target not in swept and target.path in self.volumes()]
+        if order.method == SNAPSHOT:
+            found += self._snapshot_problems(order, len(targets))
+        else:
+            found += self._copy_problems(order, targets)
+        return found
+
+    @staticmethod
+    def _taken(target: Rootfs) -> FleetError:
+        return FleetError(
+            f"there is already a logical volume {target.path}",
+            why="no container of this lxcpath with a record of ours has it",
+            mend=f"Choose another name, or remove it with lvremove {target.path} if it is not needed.",
+            kind=CONFLICT,
+        )
+
+    def _snapshot_problems(self, order: Order, count: int) -> list[FleetError]:
+        source, storage = self._volume(order.source), order.storage
+        if storage.vg not in (None, source.vg):
+            return [FleetError(f"a snapshot of {source.path} cannot be in the VG {storage.vg}", mend="Leave storage.vg out, or use method: copy.", kind=UNSUPPORTED)]
+        if source.thin:
+            filesystem.require_renewal(self.runner, source.path)
+            if storage.size and storage.size < source.size:
+                return [_smaller(source.size)]
+            return self._pool_problems(f"/dev/{source.vg}/{source.pool}", 0)
+        if source.thick_snapshot:
+            return [
+                FleetError(
+                    f"{source.path} is a thick snapshot, which LVM cannot snapshot again",
+                    mend=f"Clone {source.origin} instead, use method: copy, or keep the base on a thin pool.",
+                    kind=UNSUPPORTED,
+                )
+            ]
+        if storage.size:
+            return [FleetError("a thick snapshot has the size of its origin", mend="Set storage.cow_size for its copy-on-write area, or use method: copy.", kind=INVALID)]
+        filesystem.require_renewal(self.runner, source.path)
+        group = self.groups()[source.vg]
+        each, free = self.cow_size(source, storage, count), group.free
+        if each < 4 * group.extent or each * count > free:
+            return [
+                FleetError(
+                    f"the VG {source.vg} has {free // _MIB} MiB free, too little for {count} copy-on-write areas of {max(each, 4 * group.extent) // _MIB} MiB",
+                    mend=f"Add space (vgextend {source.vg} DEVICE), set a smaller storage.cow_size, or keep the base on a thin pool.",
+                    kind=RESOURCES,
+                )
+            ]
+        return []
+
+    def cow_size(self, source: Volume, storage: Storage, count: int) -> int:
+        """Bytes of a thick snapshot's copy-on-write area: as asked, else a fifth of the origin, at most what the VG has for each."""
+        extent = self.groups()[source.vg].extent
+        wanted = storage.cow_size or min(max(source.size // 5, 64 * _MIB), source.size)
+        if not storage.cow_size:
+            wanted = min(wanted, self.groups()[source.vg].free // max(count, 1) // extent * extent)
+        return -(-wanted // extent) * extent
+
+    def _copy_problems(self, order: Order, targets: Sequence[Rootfs]) -> list[FleetError]:
+        self.runner.require("rsync", "mount")
+        size, fstype = self._measures(order)
+        filesystem.require(self.runner, fstype)
+        used = order.reader.used(order.source)
+        if size < used:
+            return [FleetError(f"storage.size {size} is less than the {used} bytes that the source holds", mend="Raise it.", kind=INVALID)]
+        vg = targets[0].path.split("/")[2] if targets else ""
+        if targets and vg not in self.groups():
+            return [FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)]
+        pool = self._pool(vg, order) if targets else None
+        if pool:
+            return self._pool_problems(f"/dev/{vg}/{pool}", used * len(targets))
+        free = self.groups()[vg].free if targets else 0
+        if size * len(targets) > free:
+            return [
+                FleetError(
+                    f"{len(targets)} full copies need {size * len(targets) // _MIB} MiB, the VG {vg} has {free // _MIB} MiB free",
+                    mend=f"Add space (vgextend {vg} DEVICE), or set storage.size or storage.thinpool.",
+                    kind=RESOURCES,
+                )
+            ]
+        return []
+
+    def _measures(self, order: Order) -> tuple[int, str]:
+        """Size and filesystem of a full copy."""
+        reader, storage = order.reader, order.storage
+        size, fstype = reader.size(order.source), ""
+        if size:
+            fstype = filesystem.filesystem_in(order.source.path)
+        return storage.size or size or max(filesystem.DEFAULT_SIZE, reader.used(order.source) * 5 // 4), storage.fstype or fstype or filesystem.DEFAULT_TYPE
+
+    def _pool(self, vg: str, order: Order | None, storage: Storage | None = None) -> str | None:
+        """The thin pool for a new volume: as asked, that of the source, or the one that LXC is configured for and that is there."""
+        storage = order.storage if order else storage
+        if storage.thinpool:
+            pool = self.volumes().get(f"/dev/{vg}/{storage.thinpool}")
+            if not pool or not pool.is_pool:
+                raise FleetError(f"{vg} has no thin pool {storage.thinpool}", mend="Set storage.thinpool to one of its pools, or make it (role fleet.lxc.host).", kind=MISSING)
+            return storage.thinpool
+        source = self.volumes().get(order.source.path) if order and order.reader.store == self.store else None
+        if source and source.vg == vg:
+            return source.pool if source.thin else None
+        pool = self.volumes().get(f"/dev/{vg}/{self._configured('lxc.bdev.lvm.thin_pool') or 'lxc'}")
+        return pool.name if pool and pool.is_pool else None
+
+    def _pool_problems(self, path: str, needed: int) -> list[FleetError]:
+        pool = self.volumes()[path]
+        mend = f"Extend it (lvextend -L +SIZE {pool.vg}/{pool.name}; for metadata lvextend --poolmetadatasize +SIZE)."
+        for what, percent in (("data", pool.data_percent), ("metadata", pool.metadata_percent)):
+            if percent >= _MOST_PERCENT:
+                return [FleetError(f"the {what} of the thin pool {pool.vg}/{pool.name} is {percent:g}% full", mend=mend, kind=RESOURCES)]
+        free = int(pool.size * (1 - pool.data_percent / 100))
+        if needed > free:
+            return [FleetError(f"the copies need {needed // _MIB} MiB, the thin pool {pool.vg}/{pool.name} has {free // _MIB} MiB free", mend=mend, kind=RESOURCES)]
+        return []
+
+    # Making
+
+    def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
+        vg = rootfs.path.split("/")[2]
+        if vg not in self.groups():
+            raise FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)
+        if rootfs.path in self.volumes():
+            raise self._taken(rootfs)
+        os.makedirs(f"{directory}/rootfs", exist_ok=True)
+        self._new_volume(rootfs, storage.size or filesystem.DEFAULT_SIZE, self._pool(vg, None, storage), mark)
+        filesystem.make(self.runner, rootfs.path, storage.fstype)
+
+    def _new_volume(self, rootfs: Rootfs, size: int, pool: str | None, mark: str) -> None:
+        _empty, _dev, vg, name = rootfs.path.split("/")
+        place = ["-V", f"{size}b", "--thinpool", f"{vg}/{pool}"] if pool else ["-L", f"{size}b", vg]
+        self.runner.run(["lvcreate", "-q", "-y", "-Wy", "--addtag", _TAG + mark, "-n", name, *place])
+        self.refresh()
+
+    def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
+        os.makedirs(f"{directory}/rootfs", exist_ok=True)
+        if order.method == SNAPSHOT:
+            source = self._volume(order.source)
+            kind = ["-kn", "-ay"] if source.thin else ["-L", f"{self.cow_size(source, order.storage, 1)}b"]
+            self.runner.run(
+                ["lvcreate", "-q", "-y", "-s", *kind, "-prw", "--addtag", _TAG + mark, "-n", target.path.rpartition("/")[2], f"{source.vg}/{source.name}"]
+            )
+            self.refresh()
+            filesystem.renew(self.runner, target.path)
+            if order.storage.size and order.storage.size > source.size:
+                self.grow(target, order.storage.size, f"{directory}/rootfs")
+            return
+        size, fstype = self._measures(order)
+        self._new_volume(target, size, self._pool(target.path.split("/")[2], order), mark)
+        filesystem.make(self.runner, target.path, fstype)
+        copy_across(order, self, target, directory)
+
+    def counted(self, order: Order) -> bool:
+        return order.method == SNAPSHOT and not self._volume(order.source).thin
+
+    def mark(self, rootfs: Rootfs, mark: str) -> None:
+        self.runner.run(["lvchange", "-q", "--addtag", _TAG + mark, rootfs.path[5:]])
+
+    def seal(self, rootfs: Rootfs, generation: str) -> None:
+        if self._volume(rootfs).attr[1] != "r":
+            self.runner.run(["lvchange", "-q", "-pr", rootfs.path[5:]])
+        self.refresh()
+
+    def unseal(self, rootfs: Rootfs) -> None:
+        if self._volume(rootfs).attr[1] == "r":
+            self.runner.run(["lvchange", "-q", "-prw", rootfs.path[5:]])
+        self.refresh()
+
+    # What exists
+
+    def layers(self, rootfs: Rootfs) -> list[str] | None:
+        return None
+
+    @contextlib.contextmanager
+    def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
+        with filesystem.view(self.runner, rootfs.path, point, writable, devices):
+            yield point
+
+    def size(self, rootfs: Rootfs) -> int | None:
+        volume = self.volumes().get(rootfs.path)
+        return volume.size if volume and not volume.thick_snapshot else None
+
+    def granule(self, rootfs: Rootfs) -> int:
+        group = self.groups().get(rootfs.path.split("/")[2])
+        return group.extent if group else 1
+
+    def grow(self, rootfs: Rootfs, size: int, point: str) -> None:
+        volume = self._volume(rootfs)
+        if volume.thick_snapshot:
+            raise FleetError(f"{rootfs.path} is a thick snapshot and keeps its origin's size", mend="Leave storage.size out.", kind=INVALID)
+        if size < volume.size:
+            raise _smaller(volume.size)
+        self.runner.run(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
+        self.refresh()
+        filesystem.grow(self.runner, rootfs.path, point)
+
+    def headroom(self, rootfs: Rootfs) -> dict[str, Any]:
+        vg = rootfs.path.split("/")[2]
+        room: dict[str, Any] = {"store": self.store, "vg": vg, "available": self.groups()[vg].free if vg in self.groups() else 0}
+        volume = self.volumes().get(rootfs.path)
+        pool = self.volumes().get(f"/dev/{vg}/{volume.pool}") if volume and volume.thin else None
+        if pool:
+            room.update(
+                thinpool=pool.name,
+                available=int(pool.size * (1 - pool.data_percent / 100)),
+                data_percent=pool.data_percent,
+                metadata_percent=pool.metadata_percent,
+            )
+        return room
+
+    def remark(self, rootfs: Rootfs) -> str:
+        volume = self.volumes().get(rootfs.path)
+        if volume and volume.thick_snapshot and volume.data_percent >= _WARN_PERCENT:
+            return (
+                f"the copy-on-write area of {rootfs.path} is {volume.data_percent:g}% full, and a full one loses the clone: "
+                f"extend it (lvextend -L +SIZE {rootfs.path}), or let dmeventd do so (snapshot_autoextend_threshold in lvm.conf)"
+            )
+        return ""
+
+    def damage(self, rootfs: Rootfs) -> str:
+        volume = self.volumes().get(rootfs.path)
+        if volume is None:
+            return f"the logical volume {rootfs.path} is missing"
+        return f"the copy-on-write area of {rootfs.path} was full, which makes the snapshot invalid" if volume.thick_snapshot and volume.invalid else ""
+
+    def lower_of(self, rootfs: Rootfs) -> list[str]:
+        volume = self.volumes().get(rootfs.path)
+        return [f"/dev/{volume.vg}/{volume.origin}"] if volume and volume.thick_snapshot else []
+
+    def runs_on(self, rootfs: Rootfs) -> int | None:
+        try:
+            number = os.stat(rootfs.path).st_rdev
+        except OSError:
+            return None
+        device = f"{os.major(number)}:{os.minor(number)}"
+        for pid, _stat, mount in mounts.roots():
+            if mount.device == device:
+                return pid
+        return None
+
+    def signs(self, rootfs: Rootfs) -> list[str]:
+        volume = self._volume(rootfs)
+        with open(rootfs.path, "rb") as file:
+            # The superblocks of ext4, XFS and btrfs all lie here, and each changes when it was mounted and written.
+            head = file.read(0x11000)
+        return [volume.uuid, volume.attr[1], head.hex()]
+
+    def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
+        self.refresh()
+        volume = self.volumes().get(rootfs.path)
+        if volume is None or (mark and _TAG + mark not in volume.tags):
+            return
+        snapshots = self._snapshots_of(volume)
+        if snapshots:
+            raise FleetError(
+                f"{rootfs.path} is not removed: LVM would take its snapshots along",
+                why=", ".join(snapshot.path for snapshot in snapshots[:10]),
+                mend="Remove those first.",
+                kind=BUSY,
+            )
+        self.runner.run(["lvremove", "-q", "-f", rootfs.path[5:]])
+        self.refresh()
+
+    def used(self, rootfs: Rootfs) -> int:
+        volume = self._volume(rootfs)
+        return int(volume.size * volume.data_percent / 100) if volume.thin else self._counted(rootfs)
+
+    def _counted(self, rootfs: Rootfs) -> int:
+        """Bytes that the filesystem in a thick volume holds, asked of itself."""
+        counted: list[int] = []
+
+        def work() -> None:
+            with self.rootfs_view(rootfs, "/mnt") as root:
+                stat = os.statvfs(root)
+                counted.append((stat.f_blocks - stat.f_bfree) * stat.f_frsize)
+
+        mounts.in_private_mounts(work)
+        return counted[0]
+
+
+def _smaller(size: int) -> FleetError:
+    return FleetError(f"storage.size is less than the {size} bytes that it has", why="a filesystem is not made smaller", mend="Leave it out.", kind=INVALID)
+
+
+def device_path(path: str) -> str:
+    """``/dev/VG/LV`` for ``/dev/mapper/VG-LV``, where a dash of a name stands twice (lvm(8)); other paths as they are."""
+    match = re.fullmatch(r"/dev/mapper/((?:[^-/]|--)+)-((?:[^-/]|--)+)", path)
+    return f"/dev/{match.group(1)}/{match.group(2)}".replace("--", "-") if match else path

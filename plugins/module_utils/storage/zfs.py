@@ -1,0 +1,250 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""ZFS: ``zfs:POOL/DATASET``, mounted at ``P/N/rootfs``. A clone stands on a snapshot of its base, named after the clone.
+
+One ``zfs snapshot`` command makes the snapshots of all clones of a call, in one transaction. They are not one shared snapshot,
+because lxc-destroy removes a clone's snapshot with it and fails when others stand on that (zfs_destroy in src/lxc/storage/zfs.c).
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import Any, Collection, Iterator, Sequence
+
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
+from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, MISSING, RESOURCES, UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
+
+_PROPERTY = "fleet.lxc:id"
+_OURS = "fleet.lxc:snapshot"
+_SEAL = "fleet.lxc-"
+_COLUMNS = f"name,type,origin,used,available,mountpoint,{_PROPERTY},{_OURS}"
+_PER_COMMAND = 500
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One filesystem or snapshot, as ``zfs list`` tells it. Bytes."""
+
+    name: str
+    type: str
+    origin: str
+    used: int
+    available: int
+    mountpoint: str
+    mark: str
+    ours: bool
+
+
+class ZfsDriver(StorageDriver):
+    store = "zfs"
+    capabilities = Capabilities(snapshot=True, snapshot_of_snapshot=True, source_removable_with_clones=False, parallel=False)
+
+    def __init__(self, runner: Any):
+        super().__init__(runner)
+        self._datasets: dict[str, Dataset] | None = None
+
+    # What is there
+
+    def refresh(self) -> None:
+        self._datasets = None
+
+    def datasets(self) -> dict[str, Dataset]:
+        """Every filesystem and snapshot by its name."""
+        if self._datasets is None:
+            self.runner.require("zfs")
+            rows = self.runner.run(["zfs", "list", "-H", "-p", "-t", "filesystem,snapshot", "-o", _COLUMNS]).stdout.splitlines()
+            self._datasets = {}
+            for row in rows:
+                name, kind, origin, used, available, mountpoint, mark, ours = row.split("\t")
+                self._datasets[name] = Dataset(
+                    name, kind, "" if origin == "-" else origin, int(used), int(available) if available.isdigit() else 0, mountpoint, mark, ours == "yes"
+                )
+        return self._datasets
+
+    def _snapshots_of(self, name: str) -> list[Dataset]:
+        return [one for one in self.datasets().values() if one.type == "snapshot" and one.name.startswith(name + "@")]
+
+    def _clones_of(self, snapshot: str) -> list[str]:
+        return [one.name for one in self.datasets().values() if one.origin == snapshot]
+
+    # Places
+
+    def check(self, rootfs: Rootfs) -> None:
+        if rootfs.path.startswith("/"):
+            raise FleetError(
+                f"{rootfs} is a ZFS container of the old kind and is not touched",
+                why="LXC 6 and 7 may destroy another dataset than its own",
+                mend="Write lxc.rootfs.path = zfs:POOL/DATASET in its configuration (zfs list shows it).",
+                kind=UNSUPPORTED,
+            )
+
+    def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
+        root = storage.zfs_dataset or self.runner.run(["lxc-config", "lxc.bdev.zfs.root"], check=False).stdout.strip() or "lxc"
+        return Rootfs(self.store, f"{root}/{name}")
+
+    def place(self, order: Order, name: str) -> Rootfs:
+        if order.reader.store != self.store or order.storage.zfs_dataset:
+            return self.home(name, order.lxcpath, order.storage)
+        return Rootfs(self.store, f"{order.source.path.rpartition('/')[0]}/{name}")
+
+    # Before
+
+    def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
+        for target in targets:
+            root = target.path.rpartition("/")[0]
+            if root not in self.datasets():
+                return [FleetError(f"there is no dataset {root}", mend="Set storage.zfs_dataset, or make it (role fleet.lxc.host).", kind=MISSING)]
+            if order.method == SNAPSHOT and root.split("/")[0] != order.source.path.split("/")[0]:
+                return [FleetError(f"a clone of {order.source.path} cannot be in another pool", mend="Use method: copy.", kind=UNSUPPORTED)]
+            stale = [name for name in (target.path, self._snapshot_for(order.source, target)) if name in self.datasets()]
+            if target not in swept and stale and (stale[0] == target.path or order.method == SNAPSHOT):
+                return [
+                    FleetError(
+                        f"there is already a dataset {stale[0]}",
+                        why="no container of this lxcpath with a record of ours has it",
+                        mend=f"Choose another name, or remove it with zfs destroy {stale[0]} if it is not needed.",
+                        kind=CONFLICT,
+                    )
+                ]
+        if order.storage.size or order.storage.fstype:
+            return [FleetError("a ZFS dataset has no size or filesystem type of its own", mend="Leave storage.size and storage.fstype out.", kind=INVALID)]
+        if order.method != SNAPSHOT:
+            self.runner.require("rsync", "mount")
+            needed = order.reader.used(order.source) * len(targets)
+            free = self.datasets()[targets[0].path.rpartition("/")[0]].available if targets else needed
+            if needed > free:
+                return [FleetError(f"the full copies need {needed >> 20} MiB, the pool has {free >> 20} MiB free", mend="Add space, or use method: snapshot.", kind=RESOURCES)]
+        return []
+
+    @staticmethod
+    def _snapshot_for(source: Rootfs, target: Rootfs) -> str:
+        return f"{source.path}@{target.path.rpartition('/')[2]}"
+
+    # Making
+
+    def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
+        root = rootfs.path.rpartition("/")[0]
+        if root not in self.datasets():
+            raise FleetError(f"there is no dataset {root}", mend="Set storage.zfs_dataset, or make it (role fleet.lxc.host).", kind=MISSING)
+        point = f"{directory}/rootfs"
+        os.makedirs(point, exist_ok=True)
+        self.runner.run(["zfs", "create", "-u", *_properties(point, mark), rootfs.path])
+        self.refresh()
+
+    def prepare(self, order: Order, targets: Sequence[Rootfs]) -> None:
+        if order.method != SNAPSHOT:
+            return
+        names = [self._snapshot_for(order.source, target) for target in targets]
+        for first in range(0, len(names), _PER_COMMAND):
+            self.runner.run(["zfs", "snapshot", "-o", f"{_OURS}=yes", *names[first : first + _PER_COMMAND]])
+        self.refresh()
+
+    def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
+        point = f"{directory}/rootfs"
+        if order.method == SNAPSHOT:
+            os.makedirs(point, exist_ok=True)
+            self.runner.run(["zfs", "clone", *_properties(point, mark), self._snapshot_for(order.source, target), target.path])
+        else:
+            self.create(target, directory, order.storage, mark)
+            copy_across(order, self, target, directory)
+
+    def mark(self, rootfs: Rootfs, mark: str) -> None:
+        self.runner.run(["zfs", "set", f"{_PROPERTY}={mark}", rootfs.path])
+
+    def seal(self, rootfs: Rootfs, generation: str) -> None:
+        self.unseal(rootfs)
+        self.runner.run(["zfs", "snapshot", "-o", f"{_OURS}=yes", f"{rootfs.path}@{_SEAL}{generation}"])
+        self.refresh()
+
+    def unseal(self, rootfs: Rootfs) -> None:
+        for snapshot in self._snapshots_of(rootfs.path):
+            if snapshot.name.partition("@")[2].startswith(_SEAL):
+                self.runner.run(["zfs", "destroy", snapshot.name])
+        self.refresh()
+
+    # What exists
+
+    def layers(self, rootfs: Rootfs) -> list[str] | None:
+        return None
+
+    @contextlib.contextmanager
+    def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
+        self.runner.run(["mount", "-t", "zfs", "-o", "zfsutil" + ("" if devices else ",nodev,nosuid") + ("" if writable else ",ro"), rootfs.path, point])
+        try:
+            yield point
+        finally:
+            self.runner.run(["umount", point])
+
+    def headroom(self, rootfs: Rootfs) -> dict[str, Any]:
+        dataset = self.datasets().get(rootfs.path)
+        return {"store": self.store, "pool": rootfs.path.split("/")[0], "available": dataset.available if dataset else 0}
+
+    def damage(self, rootfs: Rootfs) -> str:
+        dataset = self.datasets().get(rootfs.path)
+        if dataset is None:
+            return f"the dataset {rootfs.path} is missing"
+        return "" if dataset.mountpoint.startswith("/") else f"the dataset {rootfs.path} has the mountpoint {dataset.mountpoint}"
+
+    def lower_of(self, rootfs: Rootfs) -> list[str]:
+        dataset = self.datasets().get(rootfs.path)
+        return [dataset.origin.partition("@")[0]] if dataset and dataset.origin else []
+
+    def runs_on(self, rootfs: Rootfs) -> int | None:
+        for pid, _stat, mount in mounts.roots():
+            if mount.fstype == "zfs" and mount.source == rootfs.path:
+                return pid
+        return None
+
+    def signs(self, rootfs: Rootfs) -> list[str]:
+        seals = sorted(one.name for one in self._snapshots_of(rootfs.path) if one.name.partition("@")[2].startswith(_SEAL))
+        if not seals:
+            return []
+        answer = self.runner.run(["zfs", "get", "-H", "-p", "-o", "value", f"guid,written@{seals[-1].partition('@')[2]}", rootfs.path])
+        return [seals[-1], *answer.stdout.split()]
+
+    def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
+        self.refresh()
+        dataset, name = self.datasets().get(rootfs.path), rootfs.path.rpartition("/")[2]
+        origins = [one.name for one in self.datasets().values() if one.type == "snapshot" and one.ours and one.name.endswith(f"@{name}")]
+        if dataset and (not mark or dataset.mark == mark):
+            origins = [dataset.origin] if dataset.origin in origins else []
+            self._destroy(dataset)
+        elif dataset:
+            return
+        for origin in origins:
+            if not self._clones_of(origin):
+                self.runner.run(["zfs", "destroy", origin])
+        self.refresh()
+
+    def _destroy(self, dataset: Dataset) -> None:
+        snapshots = self._snapshots_of(dataset.name)
+        needed = [name for snapshot in snapshots for name in self._clones_of(snapshot.name)]
+        foreign = [snapshot.name for snapshot in snapshots if not snapshot.ours]
+        if needed or foreign:
+            raise FleetError(
+                f"the dataset {dataset.name} is not removed",
+                why=f"{', '.join((needed or foreign)[:10])} {'stand on its snapshots' if needed else 'are snapshots that were not made by fleet.lxc'}",
+                mend="Remove those first (zfs destroy).",
+                kind=BUSY,
+            )
+        for snapshot in snapshots:
+            self.runner.run(["zfs", "destroy", snapshot.name])
+        self.runner.run(["zfs", "destroy", dataset.name])
+        self.refresh()
+
+    def used(self, rootfs: Rootfs) -> int:
+        dataset = self.datasets().get(rootfs.path)
+        return dataset.used if dataset else 0
+
+
+def _properties(mountpoint: str, mark: str) -> list[str]:
+    return ["-o", f"mountpoint={mountpoint}", "-o", "canmount=noauto", "-o", f"{_PROPERTY}={mark}"]
