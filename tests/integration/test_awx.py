@@ -143,11 +143,11 @@ def test_blank_answers_leave_the_defaults_of_the_role(job):
     assert options["workers"] is None and options["config"] is None and options["autostart"] is None
 
 
-def test_blank_answers_leave_what_the_template_sets(job):
+def test_what_the_template_sets_stays_whatever_is_answered(job):
     job.template_variables.update(fleet_base_name="silver", fleet_clone_state="present", fleet_detail="changed", fleet_clones=["one", "two"])
     made = job.run()
     assert (made.status, made.report["base"], sorted(made.report["addresses"])) == ("successful", "silver", ["one", "two"])
-    again = job.run()
+    again = job.run(survey_base_name="bronze")
     assert (again.changed, again.report["summary"]["unchanged"], again.report["addresses"]) == (0, 2, {})
 
 
