@@ -207,7 +207,13 @@ class Applier:
         """
         mounted = mounts.below(directory)
         if mounted:
-            raise FleetError("is not removed", container=os.path.basename(directory), why=f"something is mounted at {mounted[0]}", mend=f"Unmount it (umount {mounted[0]}).", kind=BUSY)
+            raise FleetError(
+                "is not removed",
+                container=os.path.basename(directory),
+                why=f"something is mounted at {mounted[0]}",
+                mend=f"Unmount it (umount {mounted[0]}).",
+                kind=BUSY,
+            )
         if rootfs:
             self.host.registry.driver(rootfs).discard(rootfs)
         remove_tree(directory)
@@ -224,7 +230,12 @@ class Applier:
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.listdir(f"{container.directory}/snaps"):
-                raise FleetError("has snapshots of lxc-snapshot and is not removed", container=container.name, mend=f"Remove them with lxc-snapshot -n {container.name} -d.", kind=BUSY)
+                raise FleetError(
+                    "has snapshots of lxc-snapshot and is not removed",
+                    container=container.name,
+                    mend=f"Remove them with lxc-snapshot -n {container.name} -d.",
+                    kind=BUSY,
+                )
         rootfs = container.rootfs
         if container.provenance:
             # Only what we made ourselves: a rootfs line that was edited may name another's storage.
@@ -232,7 +243,13 @@ class Applier:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{container.directory}/{PROVENANCE}", f"{container.directory}/{INTENT}")
         elif rootfs and not rootfs.path.startswith(container.directory + "/"):
-            raise FleetError("is not removed: its root filesystem lies elsewhere", container=container.name, why=str(rootfs), mend=f"Use lxc-destroy -n {container.name}.", kind=CONFLICT)
+            raise FleetError(
+                "is not removed: its root filesystem lies elsewhere",
+                container=container.name,
+                why=str(rootfs),
+                mend=f"Use lxc-destroy -n {container.name}.",
+                kind=CONFLICT,
+            )
         self.discard(container.directory, rootfs)
 
     # What exists

@@ -217,6 +217,9 @@ def rootfs_value(config: Config, name: str) -> str:
     legacy = config.legacy_keys()
     if legacy:
         raise FleetError(
-            f"its configuration has keys that LXC no longer reads ({', '.join(legacy[:3])})", container=name, mend="Run lxc-update-config -c on its config.", kind=BROKEN
+            f"its configuration has keys that LXC no longer reads ({', '.join(legacy[:3])})",
+            container=name,
+            mend="Run lxc-update-config -c on its config.",
+            kind=BROKEN,
         )
     raise FleetError("has no root filesystem", container=name, why="its configuration has no lxc.rootfs.path", kind=BROKEN)
