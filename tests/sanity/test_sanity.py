@@ -9,14 +9,23 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import ansible_test._internal.python_requirements as requirements
 import pytest
 from checkout import run
 
-# Those that ansible-test itself lists; it warns of the locale on standard error.
-TESTS = subprocess.run(["ansible-test", "sanity", "--list-tests", "--allow-disabled"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+
+def listed():
+    """The tests that ansible-test knows, which it tells only inside something like a collection; its warnings go elsewhere."""
+    with tempfile.TemporaryDirectory() as directory:
+        collection = Path(directory, "ansible_collections", "fleet", "lxc")
+        collection.mkdir(parents=True)
+        (collection / "galaxy.yml").touch()
+        tests = subprocess.run(["ansible-test", "sanity", "--list-tests"], cwd=collection, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    assert tests
+    return tests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,9 +38,9 @@ def pip():
         shutil.copy(Path(__file__).with_name("get_pip.py"), script)
 
 
-@pytest.mark.parametrize("test", TESTS)
+@pytest.mark.parametrize("test", listed())
 def test_sanity(collection, test):
-    run("ansible-test", "sanity", "--test", test, "--allow-disabled", "--python", "default", "--requirements", "--color", "no", cwd=collection)
+    run("ansible-test", "sanity", "--test", test, "--python", "default", "--requirements", "--color", "no", cwd=collection)
 
 
 def test_galaxy_imports_the_artefact_without_complaint(artefact, tmp_path):
