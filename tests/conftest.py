@@ -7,6 +7,20 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".collections"))
+import pytest
+from checkout import ROOT, build_in, copy_to
+
+sys.path.insert(0, str(ROOT / ".collections"))
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory):
+    """A copy of the checkout at a path that ends in ansible_collections/fleet/lxc."""
+    return copy_to(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="session")
+def artefact(tmp_path_factory):
+    """The tar archive that would be published."""
+    return build_in(tmp_path_factory.mktemp("artefact"))

@@ -37,7 +37,7 @@ attributes:
   action_group:
     description: Use C(group/fleet.lxc.lxc) in C(module_defaults) to set defaults for this module.
     support: full
-    membership: fleet.lxc.lxc
+    membership: [fleet.lxc.lxc]
 requirements:
   - Linux with LXC 4.0 or later
   - Python 3.9 or later

@@ -257,7 +257,12 @@ class Applier:
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.listdir(f"{container.directory}/snaps"):
-                raise FleetError("has snapshots of lxc-snapshot and is not removed", container=container.name, mend=f"Remove them with lxc-snapshot -n {container.name} -d.", kind=BUSY)
+                raise FleetError(
+                    "has snapshots of lxc-snapshot and is not removed",
+                    container=container.name,
+                    mend=f"Remove them with lxc-snapshot -n {container.name} -d.",
+                    kind=BUSY,
+                )
         rootfs, mark = container.rootfs, None
         _refuse_mounted(container.directory)
         if container.provenance:
@@ -267,7 +272,13 @@ class Applier:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{container.directory}/{PROVENANCE}", f"{container.directory}/{INTENT}")
         elif rootfs and not rootfs.path.startswith(container.directory + "/"):
-            raise FleetError("is not removed: its root filesystem lies elsewhere", container=container.name, why=str(rootfs), mend=f"Use lxc-destroy -n {container.name}.", kind=CONFLICT)
+            raise FleetError(
+                "is not removed: its root filesystem lies elsewhere",
+                container=container.name,
+                why=str(rootfs),
+                mend=f"Use lxc-destroy -n {container.name}.",
+                kind=CONFLICT,
+            )
         self.discard(container.directory, rootfs, mark)
 
     # What exists

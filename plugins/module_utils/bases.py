@@ -74,7 +74,8 @@ class BaseCall:
         self.host = LxcHost(self.options["lxcpath"], self.runner, self.registry)
         self.name = names.validate(options["name"])
         self.config = {
-            key: [configuration.fill(value, self.name, None) for value in values] for key, values in configuration.check_options(options["config"] or {}).items()
+            key: [configuration.fill(value, self.name, None) for value in values]
+            for key, values in configuration.check_options(options["config"] or {}).items()
         }
         self.storage = wanted_storage(options["storage"])
         self._check_options()
@@ -123,7 +124,9 @@ class BaseCall:
         if found is None or found.kind == UNFINISHED:
             return self._plan_creation(found)
         if found.kind == BROKEN:
-            raise FleetError("is broken", container=self.name, why=found.damage, mend=f"Restore that, or remove it (lxc_base name={self.name} state=absent).", kind="broken")
+            raise FleetError(
+                "is broken", container=self.name, why=found.damage, mend=f"Restore that, or remove it (lxc_base name={self.name} state=absent).", kind="broken"
+            )
         return self._plan_existing(found, dependents)
 
     def _plan_creation(self, found: Container | None) -> BasePlan:
@@ -131,12 +134,16 @@ class BaseCall:
         if options["adopt"]:
             raise FleetError("is not there to be adopted", container=self.name, why=f"{self.host.lxcpath} has no such container", kind=MISSING)
         if not options["template"] and not options["rootfs_archive"]:
-            raise FleetError("does not exist", container=self.name, mend="Set template or rootfs_archive to make it, or adopt: true for an existing one.", kind=MISSING)
+            raise FleetError(
+                "does not exist", container=self.name, mend="Set template or rootfs_archive to make it, or adopt: true for an existing one.", kind=MISSING
+            )
         if options["backing_store"] == "btrfs":
             self.runner.require("btrfs")
             mount = mounts.holding(self.host.lxcpath)
             if mount and mount.fstype != "btrfs":
-                raise FleetError(f"{self.host.lxcpath} lies on {mount.fstype}, not on btrfs", container=self.name, mend="Use an lxcpath on btrfs.", kind=RESOURCES)
+                raise FleetError(
+                    f"{self.host.lxcpath} lies on {mount.fstype}, not on btrfs", container=self.name, mend="Use an lxcpath on btrfs.", kind=RESOURCES
+                )
         if options["rootfs_archive"]:
             self.runner.require("tar")
         steps = ((SWEEP,) if found else ()) + (CREATE,) + ((SEAL,) if options["state"] == "sealed" else ())
@@ -147,13 +154,20 @@ class BaseCall:
         steps: list[str] = []
         if found.kind == FOREIGN:
             if not options["adopt"]:
-                raise FleetError("exists and is no base of fleet.lxc", container=self.name, mend="Set adopt: true to make it one, or choose another name.", kind=CONFLICT)
+                raise FleetError(
+                    "exists and is no base of fleet.lxc", container=self.name, mend="Set adopt: true to make it one, or choose another name.", kind=CONFLICT
+                )
             if found.rootfs is None:
                 raise FleetError("has no root filesystem that could be a base", container=self.name, why=found.damage, kind=CONFLICT)
             self.registry.driver(found.rootfs, self.name)
             steps.append(ADOPT)
         elif options["family"] and record.family != options["family"]:
-            raise FleetError(f"is of the family {record.family}, not {options['family']}", container=self.name, mend="A base keeps its family; make another one.", kind=CONFLICT)
+            raise FleetError(
+                f"is of the family {record.family}, not {options['family']}",
+                container=self.name,
+                mend="A base keeps its family; make another one.",
+                kind=CONFLICT,
+            )
         sealed = bool(record and record.sealed)
         config = self._configured(found, sealed)
         driver = self.registry.driver(found.rootfs, self.name)
@@ -215,7 +229,9 @@ class BaseCall:
             lowers = [value[9:] for value in mount.super_options.split(",") if value.startswith("lowerdir=")]
             if mount.fstype == "overlay" and any(found.rootfs.path in lower.split(":") for lower in lowers):
                 if not any(d.state != STOPPED for d in dependents):
-                    raise FleetError("is not removed: a running overlay stands on it", container=self.name, why=f"process {pid} runs there", mend="Stop it first.", kind=BUSY)
+                    raise FleetError(
+                        "is not removed: a running overlay stands on it", container=self.name, why=f"process {pid} runs there", mend="Stop it first.", kind=BUSY
+                    )
 
     def _refuse_dependents(self, dependents: tuple[Container, ...], what: str, refusal: FleetError | None = None) -> None:
         if refusal:
@@ -225,7 +241,8 @@ class BaseCall:
                 f"{what} while {len(dependents)} containers depend on its storage",
                 container=self.name,
                 why=names_of(dependents),
-                mend="Remove those first" + (", or set cascade: true." if self.options["state"] == "absent" else "; for an upgrade make another base of the same family."),
+                mend="Remove those first"
+                + (", or set cascade: true." if self.options["state"] == "absent" else "; for an upgrade make another base of the same family."),
                 kind=BUSY,
             )
 
@@ -244,7 +261,7 @@ class BaseCall:
             STOP: lambda: self._stop(plan.found),
             CONFIGURE: lambda: self._write_config(plan),
             SEAL: lambda: self._seal(plan),
-            UNSEAL: lambda: self._unseal(),
+            UNSEAL: self._unseal,
             FORGET: lambda: self._forget(plan.found),
             REMOVE: lambda: self._remove(applier, plan),
         }

@@ -280,5 +280,8 @@ def check_legacy(config: Config, name: str) -> None:
     legacy = config.legacy_keys()
     if legacy:
         raise FleetError(
-            f"its configuration has keys that LXC no longer reads ({', '.join(legacy[:3])})", container=name, mend="Run lxc-update-config -c on its config.", kind=BROKEN
+            f"its configuration has keys that LXC no longer reads ({', '.join(legacy[:3])})",
+            container=name,
+            mend="Run lxc-update-config -c on its config.",
+            kind=BROKEN,
         )

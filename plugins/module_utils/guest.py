@@ -232,4 +232,6 @@ def _copy_metadata(model: int, new: int, stat: os.stat_result) -> None:
 
 
 def _no_file(path: str) -> FleetError:
-    return FleetError(f"/{path.lstrip('/')} of the guest is no regular file", why="symlinks, devices and pipes of a guest are not written through", kind=CONFLICT)
+    return FleetError(
+        f"/{path.lstrip('/')} of the guest is no regular file", why="symlinks, devices and pipes of a guest are not written through", kind=CONFLICT
+    )

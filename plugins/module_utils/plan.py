@@ -158,11 +158,9 @@ def plan(wanted: Wanted, containers: Mapping[str, Container], dependents: Mappin
 
 def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: Make | None) -> Item:
     name, source = clone.name.name, wanted.source
-    assert source is not None
     if found is None or found.kind == UNFINISHED:
         steps = (SWEEP,) if found else ()
         steps += (CREATE, *POWER.get((STOPPED, wanted.state), ()))
-        assert make is not None
         return Item(name, steps, found, _creation(clone, wanted, source, make), state=_after(steps, STOPPED))
     family = source.provenance.family if source.provenance else source.name
     if found.kind == FOREIGN or found.is_base or found.provenance.family != family:

@@ -132,17 +132,16 @@ def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:
     if here and any(name.name == options["source"] for name in expanded):
         raise FleetError("a clone cannot have the name of its source", container=options["source"], kind=INVALID)
     if options["foreign"] and (options["state"] != "absent" or len(options["name"]) != 1 or "[" in options["name"][0]):
-        raise FleetError("foreign: true removes one container that is named literally", mend="Use it with state: absent and one name without a range.", kind=INVALID)
+        raise FleetError(
+            "foreign: true removes one container that is named literally", mend="Use it with state: absent and one name without a range.", kind=INVALID
+        )
     common = configuration.check_options(options["config"] or {})
     common = {**_autostart(options["autostart"]), **common}
     overrides = _overrides(options["overrides"] or {}, {name.name for name in expanded})
     return tuple(
         WantedClone(
             name,
-            {
-                key: [configuration.fill(value, name.name, name.index) for value in values]
-                for key, values in {**common, **overrides.get(name.name, {})}.items()
-            },
+            {key: [configuration.fill(value, name.name, name.index) for value in values] for key, values in {**common, **overrides.get(name.name, {})}.items()},
         )
         for name in expanded
     )

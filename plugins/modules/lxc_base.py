@@ -27,7 +27,7 @@ options:
     type: str
   template_options:
     description:
-      - Options of the template. V({release: bookworm}) becomes C(--release bookworm); a value of true makes a flag.
+      - "Options of the template. V({release: bookworm}) becomes C(--release bookworm); a value of true makes a flag."
     type: dict
   rootfs_archive:
     description:

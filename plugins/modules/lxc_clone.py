@@ -173,10 +173,10 @@ EXAMPLES = r"""
     name: C2
     method: snapshot
 
-- name: A full copy (lxc-clone -o C1 -n C2)
+- name: A full copy (lxc-clone -o C1 -n C3)
   fleet.lxc.lxc_clone:
     source: C1
-    name: C2
+    name: C3
     method: copy
 
 - name: Ten web servers, started, each with an address

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root"
 
 
 def sh(command, check=True):
-    done = subprocess.run(command, shell=isinstance(command, str), capture_output=True, text=True)
+    done = subprocess.run(command, shell=isinstance(command, str), capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
     return done.stdout
@@ -56,7 +56,9 @@ class Fleet:
         return options
 
     def golden(self, state="sealed", **options):
-        return self.base(name="golden", template="busybox", state=state, config={"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}, **options)
+        return self.base(
+            name="golden", template="busybox", state=state, config={"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}, **options
+        )
 
     def names(self):
         return sorted(sh(["lxc-ls", "-P", self.lxcpath, "-1"]).split())
@@ -112,6 +114,23 @@ def fleet_on(filesystems):
 @pytest.fixture
 def fleet(fleet_on):
     return fleet_on()
+
+
+@pytest.fixture
+def golden(fleet):
+    """A fleet with its sealed base."""
+    fleet.golden()
+    return fleet
+
+
+@pytest.fixture
+def localhost_module(localhost):
+    """Runs a module on this machine as Ansible runs it. pytest-ansible is reached here and nowhere else."""
+
+    def call(module, **arguments):
+        return getattr(localhost, module)(**arguments)["localhost"]
+
+    return call
 
 
 @pytest.fixture

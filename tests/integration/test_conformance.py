@@ -104,7 +104,15 @@ def described(path):
                 continue
             info = os.lstat(file)
             kind = stat.S_IFMT(info.st_mode)
-            content = os.readlink(file) if kind == stat.S_IFLNK else open(file, "rb").read() if kind == stat.S_IFREG else info.st_rdev if kind == stat.S_IFCHR else None
+            content = (
+                os.readlink(file)
+                if kind == stat.S_IFLNK
+                else open(file, "rb").read()
+                if kind == stat.S_IFREG
+                else info.st_rdev
+                if kind == stat.S_IFCHR
+                else None
+            )
             xattrs = {} if kind == stat.S_IFLNK else {n: os.getxattr(file, n) for n in os.listxattr(file) if ".overlay." not in n and n != "btrfs.compression"}
             # Directories get a link of their own for each subdirectory, and their times change with /etc/hostname.
             links, time = (info.st_nlink, info.st_mtime_ns) if kind != stat.S_IFDIR else (0, 0)

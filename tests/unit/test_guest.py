@@ -55,7 +55,12 @@ def test_what_is_no_regular_file_is_refused_and_nothing_written(root, tmp_path, 
     host, target = tmp_path / "host", root / "etc/hostname"
     host.write_text("host")
     target.unlink()
-    {"link": lambda: target.symlink_to("/etc/passwd"), "host link": lambda: target.symlink_to(host), "fifo": lambda: os.mkfifo(target), "directory": target.mkdir}[kind]()
+    {
+        "link": lambda: target.symlink_to("/etc/passwd"),
+        "host link": lambda: target.symlink_to(host),
+        "fifo": lambda: os.mkfifo(target),
+        "directory": target.mkdir,
+    }[kind]()
     with pytest.raises(FleetError, match="regular"):
         replace(b"web\n", root)
     assert (root / "etc/passwd").read_text() == "root:x:0:0\n" and host.read_text() == "host"

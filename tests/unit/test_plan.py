@@ -34,12 +34,16 @@ def container(name, kind=COMPLETE, state="stopped", family="golden", origin="clo
 
 
 def golden():
-    return Container("golden", P, COMPLETE, "stopped", None, Config.parse("lxc.uts.name = golden\n"), Rootfs("dir", f"{P}/golden/rootfs"), provenance("golden", "created"))
+    return Container(
+        "golden", P, COMPLETE, "stopped", None, Config.parse("lxc.uts.name = golden\n"), Rootfs("dir", f"{P}/golden/rootfs"), provenance("golden", "created")
+    )
 
 
 def make():
     counter = itertools.count()
-    return planner.Make("snapshot", lambda name: Rootfs("overlay", f"{P}/{name}/overlay/delta", f"{P}/golden/rootfs"), lambda: f"id{next(counter)}", lambda: "", "", "1")
+    return planner.Make(
+        "snapshot", lambda name: Rootfs("overlay", f"{P}/{name}/overlay/delta", f"{P}/golden/rootfs"), lambda: f"id{next(counter)}", lambda: "", "", "1"
+    )
 
 
 def plan(containers, state, names=("web",), config=None, dependents=None, **more):
@@ -68,7 +72,9 @@ def test_an_unfinished_clone_is_swept_and_made_anew(state):
 
 
 @pytest.mark.parametrize("state", STATES[:-1])
-@pytest.mark.parametrize("found", [container("web", BROKEN), container("web", FOREIGN), container("web", family="other"), container("web", origin="created")], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "found", [container("web", BROKEN), container("web", FOREIGN), container("web", family="other"), container("web", origin="created")], ids=lambda c: c.kind
+)
 def test_what_is_broken_or_not_a_clone_of_the_family_is_refused(found, state):
     with pytest.raises(FleetError, match="web"):
         plan([found], state)

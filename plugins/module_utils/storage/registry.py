@@ -135,7 +135,9 @@ class Registry:
         driver = self.drivers[fitting]
         if not driver.capabilities.snapshot:
             raise FleetError(
-                f"{name} is on {reader.store}, which has no snapshots", mend="Use method: copy (it shares blocks where the filesystem has reflinks).", kind=UNSUPPORTED
+                f"{name} is on {reader.store}, which has no snapshots",
+                mend="Use method: copy (it shares blocks where the filesystem has reflinks).",
+                kind=UNSUPPORTED,
             )
         if backing_store not in (None, fitting):
             raise FleetError(

@@ -40,6 +40,7 @@ scratch=$(mktemp -d "$lxcpath/.probe.XXXXXX" 2>/dev/null) && trap 'rm -rf "$scra
 writable=$(yes [ -n "$scratch" ])
 [ "$writable" = true ] && overlay=$(yes overlay) reflink=$(yes reflink)
 
+# shellcheck disable=SC2086  # the lists are words
 cat <<END
 {"lxc": "$(lxc-info --version 2>/dev/null)", "missing": [$(list $missing)], "lxc_net": "$lxc_net", "cgroup": "$cgroup",
  "bridge": $(yes [ -d "/sys/class/net/$bridge" ]), "address": "$address", "ports": [$(list $ports)],
