@@ -11,6 +11,12 @@ import subprocess
 import uuid
 
 import pytest
+from ansible.plugins.loader import init_plugin_loader
+from checkout import ROOT
+
+# Ansible's own way to find collections, for pytest-ansible runs Ansible in this very process. It has to be set up before the first is imported.
+init_plugin_loader([str(ROOT / ".collections")])
+
 from ansible_collections.fleet.lxc.plugins.module_utils.bases import BaseCall
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
@@ -123,12 +129,15 @@ def golden(fleet):
     return fleet
 
 
-@pytest.fixture
-def localhost_module(localhost):
+@pytest.fixture(scope="session")
+def localhost_module():
     """Runs a module on this machine as Ansible runs it. pytest-ansible is reached here and nowhere else."""
+    from pytest_ansible.host_manager.utils import get_host_manager
+
+    hosts = get_host_manager(inventory="localhost,", connection="local")
 
     def call(module, **arguments):
-        return getattr(localhost, module)(**arguments)["localhost"]
+        return getattr(hosts["localhost"], module)(**arguments)["localhost"]
 
     return call
 

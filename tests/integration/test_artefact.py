@@ -20,12 +20,13 @@ ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 
 @pytest.fixture(scope="module")
 def installed(artefact, tmp_path_factory):
-    """A directory without a configuration of Ansible, and the collection installed below it."""
+    """Runs commands beside an empty configuration of Ansible, with the collection installed."""
     directory = tmp_path_factory.mktemp("elsewhere")
+    (directory / "ansible.cfg").touch()
     run("ansible-galaxy", "collection", "install", artefact, "--offline", "--collections-path", directory, cwd=directory)
 
     def ansible(*command, collections=directory):
-        return run(*command, cwd=directory, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_LIBRARY="", ANSIBLE_CONFIG="/dev/null")
+        return run(*command, cwd=directory, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_LIBRARY="", ANSIBLE_CONFIG=directory / "ansible.cfg")
 
     return ansible
 
