@@ -380,9 +380,7 @@ class BaseCall:
             write_atomically(f"{base.directory}/config", str(config))
         generation = uuid.uuid4().hex[:12]
         driver.seal(base.rootfs, generation)
-        record = replace(
-            base.provenance, sealed=True, generation=generation, fingerprint=fingerprint(base, driver), config_digest=config.digest()
-        )
+        record = replace(base.provenance, sealed=True, generation=generation, fingerprint=fingerprint(base, driver), config_digest=config.digest())
         write_atomically(f"{base.directory}/{PROVENANCE}", record.dumps())
 
     def _unseal(self) -> None:

@@ -158,11 +158,7 @@ class CloneCall:
 
     def _wait(self, plan: Plan, done: Done) -> dict[str, tuple[list[str], list[str]]]:
         """Wait as the options say; what is not ready in time is a failure. Returns the addresses of what runs."""
-        up = [
-            item
-            for item in plan.items
-            if item.state == RUNNING and item.name not in done.failures and set(item.steps) <= set(done.steps.get(item.name, ()))
-        ]
+        up = [item for item in plan.items if item.state == RUNNING and item.name not in done.failures and set(item.steps) <= set(done.steps.get(item.name, ()))]
         if not up:
             return {}
         states = self.host.states()

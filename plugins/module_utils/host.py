@@ -117,7 +117,9 @@ class LxcHost:
         check_legacy(expanded, container.name)
         loaded = self.runner.run(["lxc-info", "-P", self.lxcpath, "-n", container.name, "-c", "lxc.uts.name", "-l", "ERROR", "-o", "/dev/stderr"], check=False)
         if loaded.rc:
-            raise FleetError("its configuration is not one that LXC loads", container=container.name, why=_errors_in(loaded.stderr.splitlines()) or loaded.said, kind=DAMAGED)
+            raise FleetError(
+                "its configuration is not one that LXC loads", container=container.name, why=_errors_in(loaded.stderr.splitlines()) or loaded.said, kind=DAMAGED
+            )
         return expanded
 
     def _read(self, name: str, state: str, pid: int | None) -> Container:

@@ -50,7 +50,9 @@ def table(path: str = "/proc/self/mountinfo") -> list[Mount]:
             for line in file:
                 left, _dash, right = line.partition(" - ")
                 words, rest = left.split(" "), right.split(" ")
-                mounts.append(Mount(words[2], _unescape(words[4]), rest[0], words[5], _unescape(rest[2].rstrip("\n")) if len(rest) > 2 else "", _unescape(rest[1])))
+                mounts.append(
+                    Mount(words[2], _unescape(words[4]), rest[0], words[5], _unescape(rest[2].rstrip("\n")) if len(rest) > 2 else "", _unescape(rest[1]))
+                )
     except OSError:
         pass
     return mounts

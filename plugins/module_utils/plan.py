@@ -215,7 +215,9 @@ def _grows(found: Container, size: int | None) -> bool:
     if size is None:
         return False
     if found.size is None:
-        raise FleetError("has no size of its own", container=found.name, why=f"its root filesystem is {found.rootfs}", mend="Leave storage.size out.", kind=INVALID)
+        raise FleetError(
+            "has no size of its own", container=found.name, why=f"its root filesystem is {found.rootfs}", mend="Leave storage.size out.", kind=INVALID
+        )
     wanted = -(-size // found.granule) * found.granule
     if wanted < found.size:
         raise FleetError(

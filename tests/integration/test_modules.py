@@ -261,7 +261,10 @@ def test_after_a_failure_the_report_says_what_is_there(golden):
     for name in ("web-2", "web-3"):
         sh(["sed", "-i", "$a lxc.net.0.type = no-such-type", golden.path(name, "config")])
     options = {"source": "golden", "name": "web-[1:4]", "state": "started", "workers": 1}
-    for on_error, begun in (("stop", {"web-1": "running", "web-2": "failed", "web-3": "stopped", "web-4": "stopped"}), ("continue", {"web-1": "running", "web-2": "failed", "web-3": "failed", "web-4": "running"})):
+    for on_error, begun in (
+        ("stop", {"web-1": "running", "web-2": "failed", "web-3": "stopped", "web-4": "stopped"}),
+        ("continue", {"web-1": "running", "web-2": "failed", "web-3": "failed", "web-4": "running"}),
+    ):
         result = CloneCall(golden.options(CLONE_ARGUMENTS, {**options, "name": ["web-[1:4]"], "on_error": on_error})).run(False)
         assert {clone["name"]: clone["state"] for clone in result["clones"]} == begun
         assert result["summary"]["failed"] == len(result["failures"]) == list(begun.values()).count("failed")

@@ -142,7 +142,10 @@ def test_the_diff_names_exactly_what_changes():
 
 def test_a_volume_grows_and_is_never_made_smaller():
     found = dataclasses.replace(container("web"), size=100 << 20, granule=4 << 20)
-    grow = lambda size: plan([found], "present", size=size << 20).items[0].steps  # noqa: E731
+
+    def grow(size):
+        return plan([found], "present", size=size << 20).items[0].steps
+
     assert (grow(99), grow(100), grow(101)) == ((), (), ("grow",))
     with pytest.raises(FleetError, match="web: has 104857600 bytes and is not made smaller"):
         grow(96)

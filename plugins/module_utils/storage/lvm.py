@@ -182,7 +182,9 @@ class LvmDriver(StorageDriver):
     def _snapshot_problems(self, order: Order, count: int) -> list[FleetError]:
         source, storage = self._volume(order.source), order.storage
         if storage.vg not in (None, source.vg):
-            return [FleetError(f"a snapshot of {source.path} cannot be in the VG {storage.vg}", mend="Leave storage.vg out, or use method: copy.", kind=UNSUPPORTED)]
+            return [
+                FleetError(f"a snapshot of {source.path} cannot be in the VG {storage.vg}", mend="Leave storage.vg out, or use method: copy.", kind=UNSUPPORTED)
+            ]
         if source.thin:
             filesystem.require_renewal(self.runner, source.path)
             if storage.size and storage.size < source.size:
@@ -197,7 +199,11 @@ class LvmDriver(StorageDriver):
                 )
             ]
         if storage.size:
-            return [FleetError("a thick snapshot has the size of its origin", mend="Set storage.cow_size for its copy-on-write area, or use method: copy.", kind=INVALID)]
+            return [
+                FleetError(
+                    "a thick snapshot has the size of its origin", mend="Set storage.cow_size for its copy-on-write area, or use method: copy.", kind=INVALID
+                )
+            ]
         filesystem.require_renewal(self.runner, source.path)
         group = self.groups()[source.vg]
         each, free = self.cow_size(source, storage, count), group.free
@@ -257,7 +263,11 @@ class LvmDriver(StorageDriver):
         if storage.thinpool:
             pool = self.volumes().get(f"/dev/{vg}/{storage.thinpool}")
             if not pool or not pool.is_pool:
-                raise FleetError(f"{vg} has no thin pool {storage.thinpool}", mend="Set storage.thinpool to one of its pools, or make it (role fleet.lxc.host).", kind=MISSING)
+                raise FleetError(
+                    f"{vg} has no thin pool {storage.thinpool}",
+                    mend="Set storage.thinpool to one of its pools, or make it (role fleet.lxc.host).",
+                    kind=MISSING,
+                )
             return storage.thinpool
         source = self.volumes().get(order.source.path) if order and order.reader.store == self.store else None
         if source and source.vg == vg:
@@ -273,7 +283,9 @@ class LvmDriver(StorageDriver):
                 return [FleetError(f"the {what} of the thin pool {pool.vg}/{pool.name} is {percent:g}% full", mend=mend, kind=RESOURCES)]
         free = int(pool.size * (1 - pool.data_percent / 100))
         if needed > free:
-            return [FleetError(f"the copies need {needed // _MIB} MiB, the thin pool {pool.vg}/{pool.name} has {free // _MIB} MiB free", mend=mend, kind=RESOURCES)]
+            return [
+                FleetError(f"the copies need {needed // _MIB} MiB, the thin pool {pool.vg}/{pool.name} has {free // _MIB} MiB free", mend=mend, kind=RESOURCES)
+            ]
         return []
 
     # Making

@@ -122,7 +122,13 @@ class ZfsDriver(StorageDriver):
             needed = order.reader.used(order.source) * len(targets)
             free = self.datasets()[targets[0].path.rpartition("/")[0]].available if targets else needed
             if needed > free:
-                return [FleetError(f"the full copies need {needed >> 20} MiB, the pool has {free >> 20} MiB free", mend="Add space, or use method: snapshot.", kind=RESOURCES)]
+                return [
+                    FleetError(
+                        f"the full copies need {needed >> 20} MiB, the pool has {free >> 20} MiB free",
+                        mend="Add space, or use method: snapshot.",
+                        kind=RESOURCES,
+                    )
+                ]
         return []
 
     @staticmethod
