@@ -38,11 +38,10 @@ from ansible_collections.fleet.lxc.plugins.module_utils.fleet import VERSION, no
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, names_of
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
-from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, check_storage
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_storage
 
 CREATE, ADOPT, SWEEP, STOP, CONFIGURE, SEAL, UNSEAL, FORGET, REMOVE = "create", "adopt", "sweep", "stop", "configure", "seal", "unseal", "forget", "remove"
-_STORAGE_OF = {"size": ("loop", "lvm"), "fstype": ("loop", "lvm"), "vg": ("lvm",), "thinpool": ("lvm",), "zfs_dataset": ("zfs",)}
 _MAKERS = ("template", "rootfs_archive", "adopt")
 
 
@@ -87,9 +86,7 @@ class BaseCall:
             raise FleetError(f"{' and '.join(chosen)} exclude each other", container=self.name, kind=INVALID)
         if options["template_options"] and not options["template"]:
             raise FleetError("template_options need a template", container=self.name, kind=INVALID)
-        for option, stores in _STORAGE_OF.items():
-            if getattr(self.storage, option) is not None and options["backing_store"] not in stores:
-                raise FleetError(f"storage.{option} does not fit backing_store {options['backing_store']}", container=self.name, kind=INVALID)
+        check_storage(self.registry.drivers[options["backing_store"]], self.storage)
         if options["timeout"] < 1 or options["lock_timeout"] < 0:
             raise FleetError("timeout must be 1 or more, lock_timeout 0 or more", container=self.name, kind=INVALID)
         archive = options["rootfs_archive"]

@@ -42,7 +42,7 @@ def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda match: chr(int(match.group(1), 8)), text)
 
 
-def table(path: str = "/proc/self/mountinfo") -> list[Mount]:
+def table(path: str = "/proc/thread-self/mountinfo") -> list[Mount]:
     """The mounts of a namespace, as proc(5) describes mountinfo; empty when its process is gone."""
     mounts = []
     try:

@@ -18,6 +18,8 @@ from checkout import ROOT
 init_plugin_loader([str(ROOT / ".collections")])
 
 from ansible_collections.fleet.lxc.plugins.module_utils.bases import BaseCall
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
+from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_ARGUMENTS, CLONE_ARGUMENTS
@@ -41,6 +43,9 @@ class Fleet:
     def path(self, *parts):
         return os.path.join(self.lxcpath, *parts)
 
+    def rootfs(self, name):
+        return Rootfs.parse(Config.read(self.path(name, "config")).get("lxc.rootfs.path"))
+
     def base(self, check_mode=False, **options):
         return BaseCall(self.options(BASE_ARGUMENTS, options)).run(check_mode)
 
@@ -58,6 +63,8 @@ class Fleet:
         options = {key: given.get(key, argument.get("default")) for key, argument in spec.items()}
         if isinstance(options.get("autostart"), dict):
             options["autostart"] = {"enabled": True, "order": None, "delay": None, "groups": None, **options["autostart"]}
+        if options.get("storage"):
+            options["storage"] = {**dict.fromkeys(spec["storage"]["options"]), **options["storage"]}
         options["lxcpath"] = self.lxcpath
         return options
 
@@ -100,8 +107,90 @@ def filesystems(tmp_path_factory):
         sh(["umount", made[fstype]])
 
 
+def disk(directory, name, size):
+    """An empty block device: the next of FLEET_LXC_DISKS (blank, and ours), or a sparse file."""
+    given = os.environ.get("FLEET_LXC_DISKS", "").split()
+    position = ["lvm", "zfs"].index(name)
+    if len(given) > position:
+        return given[position], None
+    image = directory / f"{name}.img"
+    with open(image, "wb") as file:
+        file.truncate(size)
+    device = sh(["losetup", "--find", "--show", str(image)]).strip()
+    return device, device
+
+
+@pytest.fixture(scope="session")
+def volume_group(tmp_path_factory):
+    """A VG, with a dash in its name, and a thin pool in it."""
+    if not os.path.exists("/dev/mapper/control") or subprocess.run(["lvm", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no device-mapper here: ./test storage brings it along")
+    name = f"fleet-test-{uuid.uuid4().hex[:6]}"
+    device, loop = disk(tmp_path_factory.mktemp("lvm"), "lvm", 6 << 30)
+    sh(["vgcreate", "-q", "-y", name, device])
+    sh(["lvcreate", "-q", "-y", "--type", "thin-pool", "-L", "1500M", "-n", "pool", name])
+    yield name
+    sh(["vgremove", "-q", "-f", "-y", name])
+    sh(["pvremove", "-q", "-y", device])
+    if loop:
+        sh(["losetup", "-d", loop])
+
+
+@pytest.fixture(scope="session")
+def zfs_dataset(tmp_path_factory):
+    """A dataset in a pool of its own."""
+    if not os.path.exists("/dev/zfs") or subprocess.run(["zfs", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no ZFS here: ./test storage brings it along")
+    pool = f"fleet{uuid.uuid4().hex[:6]}"
+    device, loop = disk(tmp_path_factory.mktemp("zfs"), "zfs", 2 << 30)
+    sh(["zpool", "create", "-f", "-m", "none", pool, device])
+    sh(["zfs", "create", f"{pool}/lxc"])
+    yield f"{pool}/lxc"
+    sh(["zpool", "destroy", "-f", pool])
+    if loop:
+        sh(["losetup", "-d", loop])
+
+
+class Volumes:
+    """What lies outside of any lxcpath: logical volumes and datasets."""
+
+    def __init__(self, request):
+        self.request = request
+
+    def value(self, name):
+        return self.request.getfixturevalue(name)
+
+    def present(self):
+        """Every volume and dataset of the fixtures in use, but for what they made themselves."""
+        used = self.request.session.__dict__.setdefault("fleet_volumes", set())
+        found = []
+        for name in used:
+            value = self.value(name)
+            if name == "volume_group":
+                found += [f"/dev/{value}/{lv}" for lv in sh(["lvs", "--noheadings", "-o", "lv_name", value]).split() if lv != "pool"]
+            else:
+                found += [one for one in sh(["zfs", "list", "-H", "-o", "name", "-t", "all", "-r", value]).split() if one != value]
+        return sorted(found)
+
+    def use(self, name):
+        value = self.value(name)
+        self.request.session.__dict__.setdefault("fleet_volumes", set()).add(name)
+        return value
+
+    def remove_all(self):
+        for name in self.present():
+            sh(["lvremove", "-q", "-f", name] if name.startswith("/") else ["zfs", "destroy", "-R", name], check=False)
+
+
 @pytest.fixture
-def fleet_on(filesystems):
+def volumes(request):
+    made = Volumes(request)
+    yield made
+    made.remove_all()
+
+
+@pytest.fixture
+def fleet_on(filesystems, volumes):
     """Makes a fleet on a filesystem; all that is in it goes when the test ends."""
     fleets = []
 

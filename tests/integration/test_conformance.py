@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry
+from conftest import sh
 
 ODD = [b"new\nline", b"\xff\xfe not utf-8", b"-leading-dash", b"with space", b"$(id)"]
 
@@ -30,6 +30,15 @@ class Store:
     base: dict
     clone: dict
     of_clone: dict = field(default_factory=dict)
+    needs: str = ""  # the fixture that makes its volumes
+    storage: dict = field(default_factory=dict)  # options, a value of None is what the fixture made
+
+    def options(self, volumes):
+        """The base's options, its volumes made."""
+        if not self.needs:
+            return self.base
+        made = volumes.use(self.needs)
+        return {**self.base, "storage": {key: made if value is None else value for key, value in self.storage.items()}}
 
 
 STORES = [
@@ -39,7 +48,19 @@ STORES = [
     Store("overlay-copied", "ext", {}, {"method": "snapshot"}, {"method": "copy"}),
     Store("btrfs", "btrfs", {"backing_store": "btrfs"}, {"method": "snapshot"}, {"method": "snapshot"}),
     Store("loop", "ext", {"backing_store": "loop", "storage": {"size": "96M", "fstype": None}}, {"method": "copy"}, {"method": "copy"}),
-]
+    Store(
+        "lvm-thin", "ext", {"backing_store": "lvm"}, {"method": "snapshot"}, {"method": "snapshot"}, "volume_group",
+        {"vg": None, "thinpool": "pool", "size": "96M"},
+    ),
+    Store(
+        "lvm-thin-copy", "ext", {"backing_store": "lvm"}, {"method": "copy"}, {"method": "copy"}, "volume_group",
+        {"vg": None, "thinpool": "pool", "size": "300M", "fstype": "xfs"},
+    ),
+    Store("lvm-thick", "ext", {"backing_store": "lvm"}, {"method": "snapshot"}, {"method": "copy"}, "volume_group", {"vg": None, "size": "96M"}),
+    Store("lvm-thick-copy", "ext", {"backing_store": "lvm"}, {"method": "copy"}, {"method": "copy"}, "volume_group", {"vg": None, "size": "128M", "fstype": "btrfs"}),
+    Store("zfs", "ext", {"backing_store": "zfs"}, {"method": "snapshot"}, {"method": "snapshot"}, "zfs_dataset", {"zfs_dataset": None}),
+    Store("zfs-copy", "ext", {"backing_store": "zfs"}, {"method": "copy"}, {"method": "copy"}, "zfs_dataset", {"zfs_dataset": None}),
+]  # fmt: skip
 
 
 @pytest.fixture(params=STORES, ids=lambda store: store.name)
@@ -48,16 +69,15 @@ def store(request):
 
 
 @pytest.fixture
-def fleet(fleet_on, store):
+def fleet(fleet_on, store, volumes):
     fleet = fleet_on(store.filesystem)
-    fleet.golden(state="present", **store.base)
+    fleet.golden(state="present", **store.options(volumes))
     return fleet
 
 
 def inside(fleet, name, work, writable=False):
     """Run work(path) with a container's whole root filesystem at path."""
-    config = open(fleet.path(name, "config")).read()
-    rootfs = Rootfs.parse([line.split("=", 1)[1].strip() for line in config.splitlines() if line.startswith("lxc.rootfs.path")][-1])
+    rootfs = fleet.rootfs(name)
     driver = Registry(Runner()).driver(rootfs)
 
     def run():
@@ -166,18 +186,20 @@ def test_a_clone_starts_and_lxcs_own_tools_work_on_it(fleet, store):
     assert not os.path.exists(fleet.path("golden", "lxc_snapshots"))
 
 
-def test_removal_leaves_nothing(fleet, store):
+def test_removal_leaves_nothing(fleet, store, volumes):
+    outside = volumes.present()
     before = sorted(os.listdir(fleet.path("golden")))
     fleet.clone(source="golden", name="n-[1:3]", state="started", **store.clone)
     fleet.clone(name="n-[1:3]", state="absent")
     assert os.listdir(fleet.lxcpath) == ["golden"]
     assert sorted(os.listdir(fleet.path("golden"))) == before
     assert not [m for m in mounts.table() if m.point.startswith(fleet.lxcpath)]
+    assert volumes.present() == outside
 
 
-def test_a_base_goes_only_without_storage_dependents(fleet, store):
+def test_a_base_goes_only_without_storage_dependents(fleet, store, volumes):
     fleet.clone(source="golden", name="one", **store.clone)
-    if store.name.startswith("overlay"):
+    if store.name in ("overlay", "overlay-copied", "lvm-thick", "zfs"):
         with pytest.raises(FleetError, match="one"):
             fleet.base(name="golden", state="absent")
         fleet.clone(name="one", state="absent")
@@ -185,19 +207,43 @@ def test_a_base_goes_only_without_storage_dependents(fleet, store):
     else:
         fleet.base(name="golden", state="absent")
         fleet.clone(source_lxcpath=None, name="one", state="absent")
-    assert os.listdir(fleet.lxcpath) == []
+    assert os.listdir(fleet.lxcpath) == [] and volumes.present() == []
+
+
+def test_a_sealed_base_is_protected_and_its_clones_are_not(fleet, store):
+    fleet.golden(state="sealed", backing_store=store.base.get("backing_store", "dir"))
+    assert not fleet.golden(state="sealed", backing_store=store.base.get("backing_store", "dir"))["changed"]
+    fleet.clone(source="golden", name="one", **store.clone)
+
+    def write(path):
+        with open(f"{path}/etc/fresh", "w") as file:
+            file.write("x")
+
+    inside(fleet, "one", write, writable=True)
+    fleet.clone(source="golden", name="one", state="started", **store.clone)
+    fleet.clone(name="one", state="absent")
+    fleet.golden(state="unsealed", backing_store=store.base.get("backing_store", "dir"))
+    inside(fleet, "golden", write, writable=True)
+    fleet.golden(state="sealed", backing_store=store.base.get("backing_store", "dir"))
 
 
 def test_a_snapshot_is_refused_where_the_store_has_none(fleet, store, refused):
     if store.name == "loop":
         refused(fleet, "no snapshots.*method: copy", fleet.clone, source="golden", name="one", method="snapshot")
     fleet.clone(source="golden", name="one", **store.clone)
+    if store.name == "lvm-thick":
+        refused(fleet, "thick snapshot.*Clone golden instead", fleet.clone, source="one", name="two", method="snapshot")
 
 
 def test_a_damaged_clone_is_noticed(fleet, store):
     fleet.clone(source="golden", name="one", **store.clone)
-    gone = {"overlay": "overlay/delta", "loop": "rootdev"}.get(store.name.split("-")[0], "rootfs")
-    if store.name == "btrfs":
+    kind = store.name.split("-")[0]
+    gone = {"overlay": "overlay/delta", "loop": "rootdev"}.get(kind, "rootfs")
+    if kind == "lvm":
+        subprocess.run(["lvremove", "-q", "-f", fleet.rootfs("one").path], check=True)
+    elif kind == "zfs":
+        subprocess.run(["zfs", "destroy", fleet.rootfs("one").path], check=True)
+    elif store.name == "btrfs":
         subprocess.run(["btrfs", "subvolume", "delete", fleet.path("one", gone)], check=True, capture_output=True)
     else:
         subprocess.run(["rm", "-rf", fleet.path("one", gone)], check=True)
@@ -207,8 +253,27 @@ def test_a_damaged_clone_is_noticed(fleet, store):
     assert fleet.clone(source="golden", name="one", **store.clone)["summary"]["created"] == 1
 
 
-def test_a_loop_clone_keeps_its_size(fleet, store):
-    if store.name != "loop":
-        pytest.skip("only loop is sized ahead here")
+def test_a_size_is_kept_and_can_grow(fleet, store, refused):
+    if store.name.split("-")[0] not in ("loop", "lvm"):
+        refused(fleet, "storage.size does not fit", fleet.clone, source="golden", name="one", storage={"size": "2G"}, **store.clone)
+        return
+
+    def size(name):
+        rootfs = fleet.rootfs(name)
+        return os.path.getsize(rootfs.path) if rootfs.store == "loop" else int(sh(["blockdev", "--getsize64", rootfs.path]))
+
+    def blocks(name):
+        return inside(fleet, name, lambda path: os.statvfs(path).f_blocks * os.statvfs(path).f_frsize)
+
     fleet.clone(source="golden", name="one", **store.clone)
-    assert os.path.getsize(fleet.path("one", "rootdev")) == os.path.getsize(fleet.path("golden", "rootdev"))
+    assert size("one") == size("golden") and blocks("one") == blocks("golden")
+    larger = f"{(size('golden') >> 20) + 64}M"
+    refused(fleet, "not made smaller|keeps|no size of its own", fleet.clone, source="golden", name="one", storage={"size": "8M"}, **store.clone)
+    if store.name == "lvm-thick":
+        return
+    check = fleet.clone(check_mode=True, source="golden", name="one", storage={"size": larger}, **store.clone)
+    result = fleet.clone(source="golden", name=["one", "two"], storage={"size": larger}, **store.clone)
+    assert check["clones"][0]["actions"] == result["clones"][0]["actions"] == ["grow"]
+    for name in ("one", "two"):
+        assert size(name) >= size("golden") + (64 << 20) and blocks(name) > blocks("golden") + (32 << 20)
+    assert not fleet.clone(source="golden", name=["one", "two"], storage={"size": larger}, **store.clone)["changed"]

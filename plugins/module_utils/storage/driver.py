@@ -79,6 +79,7 @@ class StorageDriver(ABC):
 
     store: ClassVar[str]
     capabilities: ClassVar[Capabilities]
+    takes: ClassVar[frozenset[str]] = frozenset()  # the options of Storage that mean something to it
 
     def __init__(self, runner: Runner):
         self.runner = runner

@@ -14,7 +14,7 @@ from typing import Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import RESOURCES, UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, UNSUPPORTED, FleetError
 
 DEFAULT_SIZE = 1 << 30  # LXC's own
 DEFAULT_TYPE = "ext4"
@@ -79,15 +79,25 @@ def view(runner: Runner, device: str, point: str, writable: bool, devices: bool 
         runner.run(["umount", point])
 
 
-def grow(runner: Runner, device: str, point: str, options: str = "") -> None:
-    """Let a filesystem take all of its device. It is mounted for that in a namespace of our own, so it may be in use elsewhere.
+def grow(runner: Runner, device: str, point: str, in_use: bool, options: str = "") -> None:
+    """Let a filesystem take all of its device.
+
+    ext4 that nobody uses is grown where it lies. All else is mounted for that, in a namespace of our own: the kernel knows it for
+    the filesystem that a container may have mounted already.
 
     :raises FleetError: UNSUPPORTED for a filesystem that we cannot grow.
     """
-    command = _GROW.get(filesystem_in(device))
+    fstype = filesystem_in(device)
+    command = _GROW.get(fstype)
     if command is None:
         raise FleetError(f"the filesystem in {device} cannot be grown", why="it is neither ext4 nor XFS nor btrfs", kind=UNSUPPORTED)
     runner.require(command[0])
+    if fstype == "ext4" and not in_use:
+        checked = runner.run(["e2fsck", "-f", "-p", device], check=False)
+        if checked.rc > 1:  # 1: errors were corrected (e2fsck(8))
+            raise FleetError(f"the filesystem in {device} is damaged and not grown", why=checked.said, mend=f"Run e2fsck -f {device}.", kind=FAILED)
+        runner.run(["resize2fs", device])
+        return
 
     def work() -> None:
         with view(runner, device, point, True, options=options):

@@ -30,6 +30,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
 
 class LoopDriver(StorageDriver):
     store = "loop"
+    takes = frozenset({"size", "fstype"})
     # Two lxc-start at once may choose the same free loop device, and one of them fails ("Failed to set loop fd").
     capabilities = Capabilities(reflink=True, needs_size=True, resizable=True, parallel_start=False)
 
@@ -89,7 +90,7 @@ class LoopDriver(StorageDriver):
         if self.runs_on(rootfs) is not None:
             raise FleetError(f"{rootfs.path} is in use and is not grown", mend="Stop the container first.", kind=INVALID)
         os.truncate(rootfs.path, size)
-        filesystem.grow(self.runner, rootfs.path, point, "loop,")
+        filesystem.grow(self.runner, rootfs.path, point, False, "loop,")
 
     def damage(self, rootfs: Rootfs) -> str:
         return "" if os.path.isfile(rootfs.path) else f"{rootfs.path} is missing"

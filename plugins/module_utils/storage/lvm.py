@@ -80,6 +80,7 @@ class Group:
 
 class LvmDriver(StorageDriver):
     store = "lvm"
+    takes = frozenset({"size", "fstype", "vg", "thinpool", "cow_size"})
     capabilities = Capabilities(
         snapshot=True,
         snapshot_of_snapshot=True,  # on thin; thick refuses in problems()
@@ -366,7 +367,7 @@ class LvmDriver(StorageDriver):
             raise _smaller(volume.size)
         self.runner.run(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
         self.refresh()
-        filesystem.grow(self.runner, rootfs.path, point)
+        filesystem.grow(self.runner, rootfs.path, point, self.runs_on(rootfs) is not None)
 
     def headroom(self, rootfs: Rootfs) -> dict[str, Any]:
         vg = rootfs.path.split("/")[2]

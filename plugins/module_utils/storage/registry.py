@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.btrfs import BtrfsDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.directory import DirectoryDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import COPY, SNAPSHOT, Order, Storage, StorageDriver
@@ -123,6 +123,7 @@ class Registry:
 
     @staticmethod
     def _passing(request: Request, method: str, driver: StorageDriver, reader: StorageDriver) -> Choice:
+        check_storage(driver, request.storage)
         order = Order(request.source, method, request.lxcpath, reader, request.storage)
         places = {name: driver.place(order, name) for name in request.clones}
         for problem in driver.problems(order, list(places.values()), {place for name, place in places.items() if name in request.unfinished}):
@@ -157,6 +158,14 @@ class Registry:
             mount = mounts.holding(request.lxcpath)
             return self.drivers["btrfs" if mount and mount.fstype == "btrfs" else "dir"]
         return self.drivers["dir" if reader.store == "overlay" else reader.store]
+
+
+def check_storage(driver: StorageDriver, storage: Storage) -> None:
+    """:raises FleetError: INVALID for an option that means nothing to this store."""
+    for option, value in vars(storage).items():
+        if value is not None and option not in driver.takes:
+            stores = ", ".join(store for store, other in DRIVERS.items() if option in other.takes)
+            raise FleetError(f"storage.{option} does not fit the backing store {driver.store}", why=f"it is for {stores}", mend="Leave it out.", kind=INVALID)
 
 
 def normalise(rootfs: Rootfs) -> Rootfs:

@@ -20,7 +20,7 @@ from typing import Any, Collection, Iterator, Sequence
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, MISSING, RESOURCES, UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
 
 _PROPERTY = "fleet.lxc:id"
@@ -46,6 +46,7 @@ class Dataset:
 
 class ZfsDriver(StorageDriver):
     store = "zfs"
+    takes = frozenset({"zfs_dataset"})
     capabilities = Capabilities(snapshot=True, snapshot_of_snapshot=True, source_removable_with_clones=False, parallel=False)
 
     def __init__(self, runner: Any):
@@ -115,8 +116,6 @@ class ZfsDriver(StorageDriver):
                         kind=CONFLICT,
                     )
                 ]
-        if order.storage.size or order.storage.fstype:
-            return [FleetError("a ZFS dataset has no size or filesystem type of its own", mend="Leave storage.size and storage.fstype out.", kind=INVALID)]
         if order.method != SNAPSHOT:
             self.runner.require("rsync", "mount")
             needed = order.reader.used(order.source) * len(targets)
