@@ -13,8 +13,14 @@ from ansible_collections.fleet.lxc.plugins.modules import lxc_base, lxc_clone
 from checkout import run
 from conftest import sh
 
-# An address of its own and no bridge: what a container needs to be waited for here.
-NETWORK = {"lxc.net.0.type": "veth", "lxc.net.0.link": None, "lxc.net.0.flags": "up", "lxc.net.0.ipv4.address": "192.0.2.2/24"}
+# An address to be waited for, and no bridge. Busybox would ask an eth0 for DHCP, and not shut down before it has an answer.
+NETWORK = {
+    "lxc.net.0.type": "veth",
+    "lxc.net.0.name": "lan0",
+    "lxc.net.0.link": None,
+    "lxc.net.0.flags": "up",
+    "lxc.net.0.ipv4.address": "192.0.2.2/24",
+}
 
 # Debian's template downloads a whole Debian. This one insists on the same options and makes a busybox container.
 DEBIAN = """\
