@@ -648,9 +648,9 @@ def _(theirs, ours):
 
 
 def test_lists_that_are_cleared_lines_that_are_not_ours_and_a_path_without_type(by_hand):
-    lines = "lxc.hook.clone = {base}/record\nlxc.hook.clone =\nlxc.mount.fstab = {base}/fstab\nlxc.mount.fstab =\nlxc.hook =\nlxc.include =\nodd\nlxc.rootfs.path = {base}/rootfs\n"
+    lines = "lxc.hook.clone = {base}/record\nlxc.hook.clone =\nlxc.hook.clone = {base}/record\nlxc.hook =\nlxc.include =\nodd\nlxc.rootfs.path = {base}/rootfs\n"
     ours = by_hand(lines)
-    assert "hook-record" not in ours.root and "fstab" not in ours.files and "lxc.mount.fstab =" in ours.config
+    assert "hook-record" not in ours.root and "lxc.hook =" in ours.config and ours.config[-2:] == ["lxc.rootfs.path = dir:<directory>/rootfs", "lxc.uts.name = <name>"]
 
 
 def test_a_guest_without_hostname(by_hand):
@@ -683,6 +683,25 @@ def test_a_hostname_that_leads_out_of_the_guest(fleet, elsewhere):
     assert victim.read_text() == "the host's" and os.readlink(fleet.path(OURS, "rootfs/etc/hostname")) == str(victim)
     assert lxc_copy(fleet, "golden", "-B", "dir").returncode == 0
     assert victim.read_text() == THEIRS
+
+
+IDMAP = "lxc.idmap = u 0 100000 65536\nlxc.idmap = g 0 100000 65536\n"
+
+
+@pytest.mark.parametrize("way", ["dir-copy", "dir-snapshot", "overlay-snapshot"])
+@pytest.mark.parametrize("included", [False, True])
+def test_an_unprivileged_base(fleet, elsewhere, way, included):
+    (elsewhere / "idmap.conf").write_text(IDMAP)
+    written(fleet, PLAIN + ("lxc.include = {elsewhere}/idmap.conf\n" if included else IDMAP), elsewhere)
+    sh(["chown", "-R", "100000:100000", fleet.path("golden", "rootfs")])
+    sh(["chown", "100000:0", fleet.path("golden")])
+    source = "golden"
+    if WAYS[way].of_overlay:
+        source = "middle"
+        fleet.clone(source="golden", name=source, method="snapshot")
+        inside(fleet, source, lambda path: aged(path, ["etc", "."]), writable=True)
+    theirs, ours = twins(fleet, source, WAYS[way], elsewhere / "lxc")
+    compare(theirs, copy.deepcopy(ours), ALWAYS | ({"overlay-work"} if way in OVERLAY else set()) | ({"overlay-root"} if way in OVER_DIR else set()))
 
 
 def test_another_umask(by_hand):

@@ -101,6 +101,10 @@ class OverlayDriver(StorageDriver):
                 return f"{path} is missing"
         return ""
 
+    def surroundings(self, rootfs: Rootfs) -> list[str]:
+        overlay = os.path.dirname(rootfs.path)
+        return [overlay, rootfs.path, f"{overlay}/work", f"{os.path.dirname(overlay)}/rootfs"]
+
     def lower_of(self, rootfs: Rootfs) -> list[str]:
         return rootfs.lower.split(":")
 
