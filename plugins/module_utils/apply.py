@@ -25,7 +25,7 @@ from typing import Callable, Iterable
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, mapped_root
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Container, Provenance, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
@@ -61,7 +61,7 @@ class Done:
 class Applier:
     def __init__(self, host: LxcHost, settings: Settings, choice: Choice | None = None, source: Container | None = None):
         self.host, self.settings, self.choice, self.source = host, settings, choice, source
-        self.idmapped = False
+        self.owner: tuple[int, int] | None = None
         self.done = Done()
 
     def apply(self, plan: Plan) -> Done:
@@ -132,7 +132,7 @@ class Applier:
         # A clone's own configuration may add to what its source has; their includes are the same.
         expanded = self.source.config.expanded()
         hooked = bool(expanded.get_all("lxc.hook.clone")) or any(item.creation.config.get_all("lxc.hook.clone") for item in items)
-        self.idmapped = bool(expanded.get_all("lxc.idmap"))
+        self.owner = mapped_root(expanded)
         claimed = self._each(items, lambda item: claim(f"{self.host.lxcpath}/{item.name}", item.creation.provenance), 1)
         try:
             driver.prepare(self.choice.order, [item.creation.rootfs for item in claimed])
@@ -178,10 +178,11 @@ class Applier:
 
     def _fill(self, name: str, creation: Creation, directory: str, hooked: bool) -> None:
         driver = self.choice.driver
-        if self.idmapped:
-            stat = os.stat(self.source.directory)
-            os.chown(directory, stat.st_uid, stat.st_gid)
         driver.clone(self.choice.order, creation.rootfs, directory, creation.provenance.id)
+        if self.owner:
+            # An unprivileged container's root must reach, and overlay write, what lies around its root filesystem.
+            for path in (directory, *driver.surroundings(creation.rootfs)):
+                os.chown(path, *self.owner)
         for old, new in creation.files.items():
             # What lies in the root filesystem came along with that.
             if not os.path.lexists(new):

@@ -178,7 +178,8 @@ def derive(
     files: dict[str, str] = {}
     prefix = source_dir + "/"
 
-    fstab = (expanded or source).get("lxc.mount.fstab")
+    effective = expanded or source
+    fstab = effective.get("lxc.mount.fstab")
     if fstab and not fstab.startswith("/"):
         raise FleetError(f"its lxc.mount.fstab {fstab!r} is no absolute path", why="a clone could not tell which file that is", kind=BROKEN)
 
@@ -192,7 +193,8 @@ def derive(
             # A path that leads out of the source's directory again is another's file.
             if not os.path.normpath(path).startswith(prefix):
                 return value
-            files[path] = clone_dir + path[len(source_dir) :]
+            if value in effective.get_all(key):
+                files[path] = clone_dir + path[len(source_dir) :]
             return clone_dir + value[len(source_dir) :]
         if key == "lxc.mount.entry" and " overlay" in value:
             for option in _DIRECTORIES:
@@ -208,6 +210,19 @@ def derive(
         files[fstab] = f"{clone_dir}/{os.path.basename(fstab)}"
         config.lines.append(f"lxc.mount.fstab = {files[fstab]}")
     return config, files
+
+
+def mapped_root(config: Config) -> tuple[int, int] | None:
+    """The host's uid and gid of an unprivileged container's root; None when nothing is mapped.
+
+    :param config: with its includes.
+    """
+    found: dict[str, int] = {}
+    for value in config.get_all("lxc.idmap"):
+        fields = value.split()
+        if len(fields) == 4 and fields[1] == "0" and fields[2].isdigit():
+            found.setdefault(fields[0], int(fields[2]))
+    return (found["u"], found["g"]) if {"u", "g"} <= found.keys() else None
 
 
 def hwaddrs(config: Config) -> list[str]:

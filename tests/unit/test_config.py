@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, check_options, derive, fill, split_line
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, check_legacy, check_options, derive, fill, mapped_root, split_line
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +54,72 @@ def test_what_is_not_the_bases_stays_comments_included():
     assert config.get("lxc.hook.post-stop") == "/p/golden2/stop.sh"
     assert config.get("lxc.hook.mount") == "/usr/share/hook"
     assert {"# a comment", "", "lxc.environment = A=1"} <= set(config.lines)
+
+
+def derived_from(text, **options):
+    return derive(Config.parse(text), "/p/golden", "web-1", "/q/web-1", "dir:/q/web-1/rootfs", lambda: "00:16:3e:00:00:01", **options)
+
+
+def test_name_rootfs_and_fstab_go_to_the_end_in_liblxcs_order():
+    config, files = derived_from("lxc.mount.fstab = /old\nlxc.uts.name=golden\nlxc.mount.fstab = /etc/fstab\nlxc.rootfs.path=/p/golden/rootfs\nlxc.start.auto = 1\n")
+    assert config.lines == ["lxc.start.auto = 1", "lxc.rootfs.path = dir:/q/web-1/rootfs", "lxc.uts.name = web-1", "lxc.mount.fstab = /q/web-1/fstab"]
+    assert files == {"/etc/fstab": "/q/web-1/fstab"}
+
+
+def test_an_fstab_that_an_include_names_moves_along():
+    config, files = derived_from("lxc.include = /x\n", expanded=Config.parse("lxc.mount.fstab = /p/golden/mounts\n"))
+    assert config.get("lxc.mount.fstab") == "/q/web-1/mounts" and files == {"/p/golden/mounts": "/q/web-1/mounts"}
+
+
+def test_an_fstab_that_depends_on_the_working_directory_is_refused():
+    with pytest.raises(FleetError, match="no absolute path"):
+        derived_from("lxc.mount.fstab = fstab\n")
+
+
+def test_a_rewritten_line_keeps_its_spacing_and_quotes():
+    config, _files = derived_from("lxc.hook.stop='/p/golden/h'  \n\tlxc.net.0.hwaddr =\t00:16:3E:xx:xx:xx\n")
+    assert config.lines[:2] == ["lxc.hook.stop='/q/web-1/h'  ", "\tlxc.net.0.hwaddr =\t00:16:3e:00:00:01"]
+
+
+def test_a_hooks_file_is_never_copied_out_of_the_clones_directory():
+    lines = ["lxc.hook.stop = /p/golden/../other/h", "lxc.hook.stop = /p/golden/./../../etc/h arg"]
+    config, files = derived_from("\n".join(lines) + "\n")
+    assert config.lines[:2] == lines and files == {}
+
+
+def test_a_hook_that_was_cleared_is_not_copied():
+    assert derived_from("lxc.hook.stop = /p/golden/h\nlxc.hook =\n")[1] == {}
+
+
+def test_includes_are_read_where_they_stand(tmp_path):
+    (tmp_path / "more.d").mkdir()
+    for name, text in (("one", f"lxc.include = {tmp_path}/more.d\nlxc.a = 2\n"), ("more.d/x.conf", "lxc.a = 1\n"), ("more.d/x", "lxc.a = 9\n")):
+        (tmp_path / name).write_text(text)
+    config = Config.parse(f"lxc.a = 0\nlxc.include = {tmp_path}/one\nlxc.include = {tmp_path}/absent.d/\nlxc.a = 3\n")
+    assert config.expanded().get_all("lxc.a") == ["0", "1", "2", "3"]
+
+
+def test_an_include_that_is_missing_or_endless_is_refused(tmp_path):
+    (tmp_path / "self").write_text(f"lxc.include = {tmp_path}/self\n")
+    for name, match in (("self", "without end"), ("missing", "cannot be read")):
+        with pytest.raises(FleetError, match=match):
+            Config.parse(f"lxc.include = {tmp_path}/{name}\n").expanded()
+
+
+@pytest.mark.parametrize("line", ["lxc.utsname = a", "lxc.rootfs=/a", "lxc.network.type = veth", " lxc.network.0.hwaddr = x", "lxc.limit.nofile = 1", "lxc.seccomp = /x"])
+def test_keys_of_lxc_2_are_told_with_their_mend(line):
+    with pytest.raises(FleetError, match="lxc-update-config"):
+        check_legacy(Config([line]), "golden")
+
+
+@pytest.mark.parametrize("line", ["lxc.uts.name = a", "lxc.rootfs.path = dir:/a", "lxc.net.0.type = veth", "lxc.mount.entry = a b", "lxc.seccomp.profile = /x", "# lxc.utsname = a"])
+def test_keys_of_today_are_not_taken_for_old_ones(line):
+    check_legacy(Config([line]), "golden")
+
+
+def test_the_root_of_an_unprivileged_container():
+    assert mapped_root(Config.parse("lxc.idmap = u 0 100000 65536\nlxc.idmap = g 0 200000 65536\n")) == (100000, 200000)
+    assert mapped_root(Config.parse("lxc.idmap = u 1000 1000 1\n")) is None
 
 
 def test_a_key_that_an_include_could_override_goes_to_the_end():

@@ -188,6 +188,10 @@ class StorageDriver(ABC):
     def damage(self, rootfs: Rootfs) -> str:
         """What is missing of a root filesystem that was complete; '' when it is whole."""
 
+    def surroundings(self, rootfs: Rootfs) -> list[str]:
+        """The directories around a root filesystem that an unprivileged container's root owns, as liblxc has it."""
+        return []
+
     def lower_of(self, rootfs: Rootfs) -> list[str]:
         """The directories or devices without which this root filesystem is lost."""
         return []

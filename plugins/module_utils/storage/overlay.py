@@ -78,9 +78,7 @@ class OverlayDriver(StorageDriver):
         else:
             # The delta's root is the root directory that the guest sees: it must look like the lower's.
             stat = os.stat(source.path)
-            overlay = os.path.dirname(target.path)
-            for path in (overlay, target.path, f"{overlay}/work", f"{directory}/rootfs"):
-                os.chown(path, stat.st_uid, stat.st_gid)
+            os.chown(target.path, stat.st_uid, stat.st_gid)
             os.chmod(target.path, stat.st_mode & 0o7777)
             for name in os.listxattr(source.path):
                 if not name.startswith(("trusted.overlay.", "user.overlay.")):
@@ -112,6 +110,10 @@ class OverlayDriver(StorageDriver):
             if not os.path.isdir(path):
                 return f"{path} is missing"
         return ""
+
+    def surroundings(self, rootfs: Rootfs) -> list[str]:
+        overlay = os.path.dirname(rootfs.path)
+        return [overlay, rootfs.path, f"{overlay}/work", f"{os.path.dirname(overlay)}/rootfs"]
 
     def lower_of(self, rootfs: Rootfs) -> list[str]:
         return rootfs.lower.split(":")
