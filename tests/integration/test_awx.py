@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -23,15 +22,14 @@ from urllib.parse import parse_qsl, urlsplit
 import ansible_runner
 import pytest
 import yaml
+from checkout import ROOT, published
 
-ROOT = Path(__file__).resolve().parents[2]
 SURVEY = yaml.safe_load((ROOT / "awx/survey.yml").read_text())
 PLAY = yaml.safe_load((ROOT / "playbooks/fleet.yml").read_text())[0]
 OPTIONS = yaml.safe_load((ROOT / "roles/fleet/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
 DEFAULTS = yaml.safe_load((ROOT / "roles/fleet/defaults/main.yml").read_text())
 QUESTIONS = {question["variable"]: question for question in SURVEY["spec"]}
 NO_NETWORK = {"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}
-ANSIBLE = "12.3.0"
 
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -267,18 +265,8 @@ def test_the_survey_restates_no_default():
 
 @pytest.fixture(scope="session")
 def awx_collection():
-    """The directory with ansible_collections/awx/awx in it, taken once from PyPI's ansible package."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fleet-lxc"
-    place = cache / f"awx-of-ansible-{ANSIBLE}"
-    if not place.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "-d", scratch]
-            subprocess.run([*pip, f"ansible=={ANSIBLE}"], check=True)
-            with zipfile.ZipFile(next(Path(scratch).glob("ansible-*.whl"))) as wheel:
-                wheel.extractall(Path(scratch) / "taken", [name for name in wheel.namelist() if name.startswith("ansible_collections/awx/awx/")])
-            os.rename(Path(scratch) / "taken", place)
-    return place
+    """The directory with ansible_collections/awx/awx in it."""
+    return published("awx.awx")
 
 
 class Awx(ThreadingHTTPServer):
