@@ -210,7 +210,7 @@ class StorageDriver(ABC):
     def signs(self, rootfs: Rootfs) -> list[str]:
         """Facts that differ once the root filesystem was changed; beside those within the guest."""
         stat = os.stat(rootfs.path)
-        return [f"{stat.st_dev} {stat.st_ino} {stat.st_ctime_ns} {stat.st_size}"]
+        return [f"{stat.st_ino} {stat.st_ctime_ns} {stat.st_size}"]
 
     @abstractmethod
     def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
