@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Iterable, Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, RESOURCES, FleetError
@@ -27,7 +27,7 @@ class Lock:
 
     key: str
     exclusive: bool
-    what: str = ""
+    what: str = field(default="", compare=False)  # two paths may lead to one lxcpath
 
 
 def lxcpath_lock(lxcpath: str) -> Lock:
