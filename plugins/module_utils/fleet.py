@@ -142,7 +142,9 @@ class CloneCall:
                     version=VERSION,
                     expanded=self.source_host.expanded(source),
                 )
-        wanted = Wanted(self.clones, state, self.host.lxcpath, source, self.options["foreign"], self.options["cascade"], self.storage.size)
+        # A source that is gone, or mistyped, is a family's name still: it never widens a removal.
+        family = source.provenance.family if source and source.provenance else source_name
+        wanted = Wanted(self.clones, state, self.host.lxcpath, source, family, self.options["foreign"], self.options["cascade"], self.storage.size)
         plan = planner.plan(wanted, observed.containers, observed.dependents, make)
         warnings += [item.warning for item in plan.items if item.warning]
         return Seen(observed, plan, source, choice, warnings)

@@ -66,6 +66,7 @@ class Wanted:
     state: str
     lxcpath: str
     source: Container | None = None
+    family: str | None = None  # of which removed clones must be; None: of any
     foreign: bool = False
     cascade: bool = False
     size: int | None = None
@@ -260,9 +261,8 @@ def _absent(name: str, found: Container | None, wanted: Wanted) -> Item:
             mend=f"Name it alone and set foreign: true, or use lxc-destroy -n {name}.",
             kind=CONFLICT,
         )
-    family = wanted.source.provenance.family if wanted.source and wanted.source.provenance else wanted.source.name if wanted.source else None
-    if family and found.provenance and found.provenance.family != family:
-        raise FleetError(_what_it_is(found, family), container=name, mend="Leave source out to remove a clone of any family.", kind=CONFLICT)
+    if wanted.family and found.provenance and found.provenance.family != wanted.family:
+        raise FleetError(_what_it_is(found, wanted.family), container=name, mend="Leave source out to remove a clone of any family.", kind=CONFLICT)
     return Item(name, (*POWER.get((found.state, "absent"), ()), REMOVE), found, state=ABSENT)
 
 
