@@ -243,8 +243,10 @@ class Applier:
         :raises FleetError: BUSY while something is mounted in it.
         """
         _refuse_mounted(directory)
-        if rootfs:
-            self.host.registry.driver(rootfs).discard(rootfs, mark)
+        driver = self.host.registry.driver(rootfs) if rootfs else None
+        # What lies elsewhere without a mark is another's, whatever a record or a copied configuration says.
+        if driver and (driver.outside or rootfs.path.startswith(f"{directory}/")):
+            driver.discard(rootfs, mark)
         remove_tree(directory)
 
     def _remove(self, item: Item) -> None:

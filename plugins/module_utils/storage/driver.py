@@ -79,6 +79,7 @@ class StorageDriver(ABC):
 
     store: ClassVar[str]
     capabilities: ClassVar[Capabilities]
+    outside: ClassVar[bool] = False  # its root filesystems lie outside of the container's directory, and bear the container's id
     takes: ClassVar[frozenset[str]] = frozenset()  # the options of Storage that mean something to it
 
     def __init__(self, runner: Runner):
