@@ -187,13 +187,13 @@ class LxcHost:
 
     @staticmethod
     def _record(path: str) -> Provenance | str | None:
-        """The record in a file; '' for an empty one, which a power cut leaves; None for no file."""
+        """The record in a file; '' for an empty or zeroed or cut one, which a power cut leaves; None for no file or another's."""
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
         except OSError:
             return None
-        return Provenance.loads(text) if text else ""
+        return Provenance.loads(text) or (None if text.rstrip().endswith("}") else "")
 
     @staticmethod
     def _bare(directory: str) -> bool:
