@@ -68,7 +68,8 @@ class Applier:
         """Take every step of a plan. Failures are collected; with ``on_error: stop`` nothing new is begun after one."""
         going = plan.having(planner.REMOVE) + plan.having(planner.SWEEP)
         owners = {item.name: _owners(item.container) for item in going}
-        self._each([item for item in plan.having(planner.REMOVE) if planner.STOP in item.steps], self._power, self.settings.stops_at_once)
+        up = [item for item in going if planner.STOP in _before_it_goes(item)]
+        self._each(up, lambda item: self._power(item, _before_it_goes(item)), self.settings.stops_at_once)
         # Removals keep the plan's order: dependents come before what they stand on.
         gone = self._each(plan.having(planner.REMOVE), self._remove, 1)
         gone += self._each(plan.having(planner.SWEEP), self._sweep)
@@ -85,17 +86,17 @@ class Applier:
         self._each(plan.having(planner.CONFIGURE), self._configure, 1)
         going_down, together, alone = [], [], []
         for item in plan.items:
-            if planner.REMOVE not in item.steps and _POWER & set(item.steps):
+            later = item.steps[len(_before_it_goes(item)) :]
+            if _POWER & set(later):
                 rootfs = item.creation.rootfs if item.creation else item.container.rootfs
-                if planner.START not in item.steps:
+                if planner.START not in later:
                     going_down.append(item)
                 elif self.host.registry.driver(rootfs).capabilities.parallel_start:
                     together.append(item)
                 else:
                     alone.append(item)
-        self._each(going_down, self._power, self.settings.stops_at_once)
-        self._each(together, self._power)
-        self._each(alone, self._power, 1)
+        for items, workers in ((going_down, self.settings.stops_at_once), (together, None), (alone, 1)):
+            self._each(items, lambda item: self._power(item, item.steps[len(_before_it_goes(item)) :]), workers)
         return self.done
 
     def _each(self, items: Iterable[Item], work: Callable[[Item], None], workers: int | None = None) -> list[Item]:
@@ -298,8 +299,8 @@ class Applier:
         write_atomically(f"{item.container.directory}/{PROVENANCE}", record.dumps())
         self._took(item, planner.CONFIGURE)
 
-    def _power(self, item: Item) -> None:
-        for step in item.steps:
+    def _power(self, item: Item, steps: tuple[str, ...]) -> None:
+        for step in steps:
             if step == planner.START:
                 self.host.start(item.name, self.settings.timeout)
             elif step == planner.STOP:
@@ -311,6 +312,11 @@ class Applier:
             else:
                 continue
             self._took(item, step)
+
+
+def _before_it_goes(item: Item) -> tuple[str, ...]:
+    """The steps before a container is removed or swept; none where it stays."""
+    return next((item.steps[:index] for index, step in enumerate(item.steps) if step in (planner.REMOVE, planner.SWEEP)), ())
 
 
 def _refuse_mounted(directory: str) -> None:

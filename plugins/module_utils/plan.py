@@ -160,7 +160,7 @@ def plan(wanted: Wanted, containers: Mapping[str, Container], dependents: Mappin
 def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: Make | None) -> Item:
     name, source = clone.name.name, wanted.source
     if found is None or found.kind == UNFINISHED:
-        steps = (SWEEP,) if found else ()
+        steps = _sweep(found) if found else ()
         steps += (CREATE, *POWER.get((STOPPED, wanted.state), ()))
         return Item(name, steps, found, _creation(clone, wanted, source, make), state=_after(steps, STOPPED))
     family = source.provenance.family if source.provenance else source.name
@@ -180,6 +180,11 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
     if not configured and found.provenance.config_digest and found.config.digest() != found.provenance.config_digest:
         warning = f"{name}: its config was edited since it was last written here; no key of this task is concerned"
     return Item(name, steps, found, None, configured, inherited, after, restart, warning)
+
+
+def _sweep(found: Container) -> tuple[str, ...]:
+    # One that a power cut left may have been started with the host.
+    return (*POWER.get((found.state, "absent"), ()), SWEEP)
 
 
 def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make) -> Creation:
@@ -251,7 +256,7 @@ def _absent(name: str, found: Container | None, wanted: Wanted) -> Item:
     if found is None:
         return Item(name, state=ABSENT)
     if found.kind == UNFINISHED:
-        return Item(name, (SWEEP,), found, state=ABSENT)
+        return Item(name, _sweep(found), found, state=ABSENT)
     if found.is_base:
         raise FleetError("is a base, which lxc_clone does not remove", container=name, mend=f"Use lxc_base name={name} state=absent.", kind=CONFLICT)
     if found.kind == FOREIGN and not wanted.foreign:
