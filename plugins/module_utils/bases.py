@@ -178,7 +178,7 @@ class BaseCall:
             else:
                 check_unused(found, driver, "is not sealed")
             steps.append(SEAL)
-        elif state == "unsealed" and sealed:
+        elif state == "unsealed" and (sealed or self._half_sealed(found)):
             self._refuse_dependents(dependents, "is not unsealed")
             steps.append(UNSEAL)
         if config != found.config:
@@ -186,6 +186,11 @@ class BaseCall:
                 self._refuse_dependents(dependents, "is sealed and its config is not changed")
             steps.append(CONFIGURE)
         return BasePlan(tuple(steps), found, config, dependents, mark)
+
+    @staticmethod
+    def _half_sealed(found: Container) -> bool:
+        """Whether a seal was cut off before its record, or its undoing after it."""
+        return os.path.lexists(f"{found.directory}/{GUARD}") or with_guard(found.config, found.directory, False) != found.config
 
     def _configured(self, found: Container, sealed: bool) -> Config:
         config = Config(found.config.lines)
@@ -397,6 +402,8 @@ class BaseCall:
                 os.unlink(f"{base.directory}/{name}")
 
     def _forget(self, base: Container) -> None:
+        if base.rootfs and base.provenance.sealed:
+            self.registry.driver(base.rootfs).unseal(base.rootfs)
         self._without_guard(base, None)
         os.unlink(f"{base.directory}/{PROVENANCE}")
 
