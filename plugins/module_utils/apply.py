@@ -294,6 +294,10 @@ class Applier:
 
     def _configure(self, item: Item) -> None:
         record = item.container.provenance
+        known = {**record.inherited, **item.inherited}
+        if known != record.inherited:
+            # Cut off from here on, what the keys had before is not forgotten.
+            write_atomically(f"{item.container.directory}/{PROVENANCE}", replace(record, inherited=known).dumps())
         write_atomically(f"{item.container.directory}/config", str(item.configured))
         record = replace(record, inherited=dict(item.inherited), config_digest=item.configured.digest())
         write_atomically(f"{item.container.directory}/{PROVENANCE}", record.dumps())

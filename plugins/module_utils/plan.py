@@ -177,8 +177,10 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
     after = _after(steps, found.state)
     restart = bool(configured) and after != STOPPED and START not in steps
     warning = f"{name}: {found.remark}" if found.remark else ""
-    if not configured and found.provenance.config_digest and found.config.digest() != found.provenance.config_digest:
-        warning = f"{name}: its config was edited since it was last written here; no key of this task is concerned"
+    if found.provenance.config_digest and found.config.digest() != found.provenance.config_digest:
+        warning = f"{name}: its config was edited since it was last written here; " + (
+            "what this task sets is put right" if configured else "no key of this task is concerned"
+        )
     return Item(name, steps, found, None, configured, inherited, after, restart, warning)
 
 
