@@ -213,7 +213,7 @@ class Applier:
                 environment.update(LXC_HOOK_TYPE="clone", LXC_HOOK_SECTION="lxc")
             for value in config.get_all("lxc.hook.clone"):
                 arguments = "" if version == "1" else f" '{name}' 'lxc' 'clone'"
-                self.host.runner.run(["sh", "-c", f"exec {value}{arguments}"], env=environment, container=name)
+                self.host.runner.run(["sh", "-c", f"exec {value}{arguments}"], env=environment, container=name, daemon=True)
             self._name_guest(name, [root])
 
     def _name_guest(self, name: str, layers: list[str]) -> None:

@@ -101,7 +101,8 @@ class BaseCall:
         self.host.check(writing=not check_mode)
         plan = self._plan()
         if plan.changed and not check_mode:
-            with hold([lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)], timeout=self.options["lock_timeout"]):
+            wanted = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
+            with hold(wanted, timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
                 plan = self._plan()
                 self._apply(plan)
         found = self.host.read(self.name) if not check_mode else plan.found

@@ -84,7 +84,7 @@ class CloneCall:
         seen = self._look()
         done = Done()
         if seen.plan.changed and not check_mode:
-            with hold(self._locks(), timeout=self.options["lock_timeout"]):
+            with hold(self._locks(), timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
                 seen = self._look()
                 done = Applier(self.host, self._settings(), seen.choice, seen.source).apply(seen.plan)
         elif check_mode:

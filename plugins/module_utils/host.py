@@ -9,6 +9,7 @@ Private to the collection fleet.lxc.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -267,11 +268,12 @@ class LxcHost:
         except FileNotFoundError:
             pass
         try:
-            result = self.runner.run(["lxc-start", "-P", self.lxcpath, "-n", name, "-d", "-o", log, "-l", "ERROR"], timeout=timeout, check=False)
+            result = self.runner.run(["lxc-start", "-P", self.lxcpath, "-n", name, "-d", "-o", log, "-l", "ERROR"], timeout=timeout, check=False, daemon=True)
         except FleetError as error:
-            # lxc-start has daemonised by then.
-            self.runner.run(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
-            raise FleetError("did not start in time", container=name, why=str(error), mend="Raise the option timeout.", kind=TIMEOUT) from error
+            # lxc-start has daemonised by then, and one that hangs in a hook does not heed lxc-stop.
+            with contextlib.suppress(FleetError):
+                self.runner.run(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
+            raise FleetError("did not start in time", container=name, why=str(error), mend=f"See {log}, or raise the option timeout.", kind=TIMEOUT) from error
         if result.rc != 0:
             guard = os.path.join(self.lxcpath, name, "fleet.lxc.guard.refused")
             why = "it is a sealed base" if os.path.exists(guard) else _errors_of(log) or result.said
