@@ -98,7 +98,7 @@ class BaseCall:
 
         :raises FleetError: with nothing half done: a base is whole, or the next run sweeps it.
         """
-        self.host.check(writing=not check_mode)
+        self.host.check(writing=True)
         plan = self._plan()
         if plan.changed and not check_mode:
             wanted = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]

@@ -78,7 +78,7 @@ class CloneCall:
 
         :raises FleetError: before anything is touched. What fails later is in the result's ``failures``.
         """
-        self.host.check(writing=not check_mode)
+        self.host.check(writing=True)
         if self.source_host is not self.host:
             self.source_host.check(writing=False)
         seen = self._look()
