@@ -23,6 +23,16 @@ options:
       - How many seconds to wait for another run that works in the same O(lxcpath) or on the same base.
     type: int
     default: 300
+  stop_timeout:
+    description:
+      - How many seconds an orderly shutdown of one container may take.
+    type: int
+    default: 30
+  force_stop:
+    description:
+      - Kill a container that has not shut down within O(stop_timeout). Otherwise that is an error.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.

@@ -16,21 +16,22 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Callable, Iterable
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, mapped_root
-from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Container, Provenance, Rootfs
+from ansible_collections.fleet.lxc.plugins.module_utils.bookkeeping import keep_snapshots, owners_of, pairs, rdepends
+from ansible_collections.fleet.lxc.plugins.module_utils.config import mapped_root
+from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Container, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Creation, Item, Plan
+from ansible_collections.fleet.lxc.plugins.module_utils.records import claim, reconfigure, syncfs, write_file
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import remove_tree
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice
 
@@ -67,18 +68,18 @@ class Applier:
     def apply(self, plan: Plan) -> Done:
         """Take every step of a plan. Failures are collected; with ``on_error: stop`` nothing new is begun after one."""
         going = plan.having(planner.REMOVE) + plan.having(planner.SWEEP)
-        owners = {item.name: _owners(item.container) for item in going}
+        owners = {item.name: owners_of(item.container) for item in going}
         up = [item for item in going if planner.STOP in _before_it_goes(item)]
         self._each(up, lambda item: self._power(item, _before_it_goes(item)), self.settings.stops_at_once)
         # Removals keep the plan's order: dependents come before what they stand on.
         gone = self._each(plan.having(planner.REMOVE), self._remove, 1)
         gone += self._each(plan.having(planner.SWEEP), self._sweep)
-        lost: dict[tuple[str, str], int] = {}
+        lost: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for item in gone:
             for owner in dict.fromkeys(owners[item.name]):
-                lost[owner] = lost.get(owner, 0) + 1
-        for owner, count in lost.items():
-            keep_snapshots("/".join(owner), removed=count)
+                lost.setdefault(owner, []).append((self.host.lxcpath, item.name))
+        for owner, removed in lost.items():
+            self._count(owner, removed=removed)
         creations = plan.having(planner.CREATE)
         if creations:
             self._create(creations)
@@ -111,7 +112,7 @@ class Applier:
             except FleetError as error:
                 self.done.failures[item.name] = error
             except OSError as error:
-                self.done.failures[item.name] = FleetError("failed", container=item.name, why=str(error), kind=FAILED)
+                self.done.failures[item.name] = _failed(item.name, error)
             return False
 
         items = list(items)
@@ -128,8 +129,6 @@ class Applier:
 
     def _create(self, items: list[Item]) -> None:
         driver = self.choice.driver
-        # Making directories gains nothing from threads; commands do.
-        plain = driver.store == "overlay" and self.choice.order.reader.store == "dir"
         # A clone's own configuration may add to what its source has; their includes are the same.
         expanded = self.source.config.expanded()
         hooked = bool(expanded.get_all("lxc.hook.clone")) or any(item.creation.config.get_all("lxc.hook.clone") for item in items)
@@ -139,23 +138,36 @@ class Applier:
             driver.prepare(self.choice.order, [item.creation.rootfs for item in claimed])
         except FleetError as error:
             self.done.failures.update({item.name: error for item in claimed})
-        made = self._each(claimed, lambda item: self._make(item, hooked), 1 if (plain and not hooked) or not driver.capabilities.parallel else None)
+        # Making directories gains nothing from threads; commands do.
+        alone = not driver.capabilities.parallel or (driver.instant(self.choice.order) and not hooked)
+        made = self._each(claimed, lambda item: self._make(item, hooked), 1 if alone else None)
         driver.refresh()
         made = self._each(made, self._check, 1)
         whole = {item.name for item in made}
         for item in claimed:
             if item.name not in whole:
                 self._undo(item)
-        if not made:
-            return
-        self._record_dependency([item.name for item in made])
+        if made:
+            try:
+                self._complete(made)
+            except (FleetError, OSError) as error:
+                for item in made:
+                    if planner.CREATE not in self.done.steps.get(item.name, ()):
+                        self.done.failures[item.name] = error if isinstance(error, FleetError) else _failed(item.name, error)
+                        self._undo(item)
+
+    def _complete(self, made: list[Item]) -> None:
+        """Write down that these are whole, once all of them has reached the disk."""
+        if self.choice.driver.counted(self.choice.order):
+            for owner in pairs(rdepends(self.source)):
+                keep_snapshots("/".join(owner), added=[(self.host.lxcpath, item.name) for item in made])
         directory = os.open(self.host.lxcpath, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _syncfs(directory)
+            syncfs(directory)
             for item in made:
                 os.rename(f"{item.name}/{INTENT}", f"{item.name}/{PROVENANCE}", src_dir_fd=directory, dst_dir_fd=directory)
                 self._took(item, planner.CREATE)
-            _syncfs(directory)
+            syncfs(directory)
         finally:
             os.close(directory)
 
@@ -191,7 +203,7 @@ class Applier:
                 shutil.copy(old, new)
         write_file(f"{directory}/config", str(creation.config), 0o640)
         if driver.counted(self.choice.order):
-            write_file(f"{directory}/lxc_rdepends", _rdepends(self.source), 0o644)
+            write_file(f"{directory}/lxc_rdepends", rdepends(self.source), 0o644)
         layers = driver.layers(creation.rootfs)
         if hooked or layers is None:
             mounts.in_private_mounts(lambda: self._inside_mount(name, creation, directory, hooked))
@@ -223,12 +235,12 @@ class Applier:
             except FleetError as error:
                 self.done.warnings.append(f"{name}: /etc/hostname was left as it is: {error}")
 
-    def _record_dependency(self, names: list[str]) -> None:
-        """LXC's own counter of clones: lxc-destroy refuses a container that has one."""
-        if not self.choice.driver.counted(self.choice.order):
-            return
-        for lxcpath, name in _pairs(_rdepends(self.source)):
-            keep_snapshots(f"{lxcpath}/{name}", [(self.host.lxcpath, clone) for clone in names])
+    def _count(self, owner: tuple[str, str], removed: list[tuple[str, str]]) -> None:
+        # The containers are gone; that LXC counts them still is worth a word and no failure.
+        try:
+            keep_snapshots("/".join(owner), removed=removed)
+        except (FleetError, OSError) as error:
+            self.done.warnings.append(f"{owner[1]}: LXC's list of its clones was not brought up to date: {error}")
 
     # Removal
 
@@ -293,14 +305,7 @@ class Applier:
         self._took(item, planner.GROW)
 
     def _configure(self, item: Item) -> None:
-        record = item.container.provenance
-        known = {**record.inherited, **item.inherited}
-        if known != record.inherited:
-            # Cut off from here on, what the keys had before is not forgotten.
-            write_atomically(f"{item.container.directory}/{PROVENANCE}", replace(record, inherited=known).dumps())
-        write_atomically(f"{item.container.directory}/config", str(item.configured))
-        record = replace(record, inherited=dict(item.inherited), config_digest=item.configured.digest())
-        write_atomically(f"{item.container.directory}/{PROVENANCE}", record.dumps())
+        reconfigure(item.container.directory, item.container.provenance, item.configured, item.inherited)
         self._took(item, planner.CONFIGURE)
 
     def _power(self, item: Item, steps: tuple[str, ...]) -> None:
@@ -318,6 +323,10 @@ class Applier:
             self._took(item, step)
 
 
+def _failed(name: str, error: OSError) -> FleetError:
+    return FleetError("failed", container=name, why=str(error), kind=FAILED)
+
+
 def _before_it_goes(item: Item) -> tuple[str, ...]:
     """The steps before a container is removed or swept; none where it stays."""
     return next((item.steps[:index] for index, step in enumerate(item.steps) if step in (planner.REMOVE, planner.SWEEP)), ())
@@ -333,129 +342,3 @@ def _refuse_mounted(directory: str) -> None:
             mend=f"Unmount it (umount {mounted[0]}).",
             kind=BUSY,
         )
-
-
-def claim(directory: str, intent: Provenance) -> None:
-    """Take a container's directory for ourselves and say in it what it will be.
-
-    :raises FleetError: CONFLICT when another was faster.
-    """
-    try:
-        os.mkdir(directory, 0o770)
-        os.chmod(directory, 0o770)  # whatever the umask is, as liblxc does
-    except FileExistsError as error:
-        raise FleetError("appeared while this call ran", container=intent.name, mend="Run again.", kind=CONFLICT) from error
-    write_file(f"{directory}/{INTENT}", intent.dumps(), 0o640)
-
-
-def complete(directory: str) -> None:
-    """Turn a container's intent into its provenance, once all of it has reached the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        _syncfs(descriptor)
-        os.rename(f"{directory}/{INTENT}", f"{directory}/{PROVENANCE}")
-        _syncfs(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_file(path: str, text: str, mode: int) -> None:
-    """Write a new file."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        os.write(descriptor, text.encode("utf-8", "surrogateescape"))
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: str, text: str, mode: int | None = None) -> None:
-    """Replace a file in one moment, its owner and mode kept."""
-    temporary = f"{path}.fleet.lxc.tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    write_file(temporary, text, 0o640 if mode is None else mode)
-    with contextlib.suppress(FileNotFoundError):
-        old = os.stat(path)
-        os.chown(temporary, old.st_uid, old.st_gid)
-        mode = old.st_mode & 0o7777 if mode is None else mode
-    if mode is not None:
-        os.chmod(temporary, mode)
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.rename(temporary, path)
-
-
-def _syncfs(descriptor: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-        raise FleetError("cannot write to the disk", why=os.strerror(ctypes.get_errno()), kind=FAILED)
-
-
-# LXC's bookkeeping of clones: pairs of lines, lxcpath and name.
-
-
-def _rdepends(source: Container) -> str:
-    """``lxc_rdepends`` of a clone: what its source depends on, and the source."""
-    inherited = ""
-    if source.rootfs.store == "overlay":
-        with contextlib.suppress(OSError):
-            with open(f"{source.directory}/lxc_rdepends", encoding="utf-8") as file:
-                inherited = file.read()
-    return f"{inherited}{source.lxcpath}\n{source.name}\n"
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    lines = text.splitlines()
-    return list(zip(lines[::2], lines[1::2]))
-
-
-def keep_snapshots(directory: str, added: Iterable[tuple[str, str]] = (), removed: int = 0) -> None:
-    """Bring a container's ``lxc_snapshots`` up to date: the clones that exist and those added.
-
-    :param directory: the container that has clones.
-    :param removed: how many clones went, for the bare counter of LXC before 1.1 (liblxc keeps a file as it is).
-    """
-    path, added, text = f"{directory}/lxc_snapshots", list(added), ""
-    with contextlib.suppress(OSError):
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    if text.strip().isdigit():
-        kept = f"{max(0, int(text) + len(added) - removed)}\n"
-    else:
-        pairs = dict.fromkeys([pair for pair in _pairs(text) if os.path.isdir("/".join(pair))] + added)
-        kept = "".join(f"{lxcpath}\n{name}\n" for lxcpath, name in pairs)
-    if kept.strip() in ("", "0"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-    elif kept != text and os.path.isdir(directory):
-        write_atomically(path, kept, 0o644)
-
-
-def _owners(container: Container) -> list[tuple[str, str]]:
-    """The containers in whose ``lxc_snapshots`` a container may stand."""
-    owners: list[tuple[str, str]] = []
-    with contextlib.suppress(OSError):
-        with open(f"{container.directory}/lxc_rdepends", encoding="utf-8") as file:
-            owners = _pairs(file.read())
-    record = container.provenance
-    if record and record.source:
-        owners.append((record.source_lxcpath or container.lxcpath, record.source))
-    return owners
-
-
-def write_guard(path: str, script: str) -> None:
-    write_atomically(path, script, 0o755)
-
-
-def with_guard(config: Config, directory: str, wanted: bool) -> Config:
-    """The configuration with the guard's hook, or without it."""
-    line = f"{directory}/{GUARD}"
-    hooks = [value for value in config.get_all("lxc.hook.pre-start") if value != line]
-    changed = Config(config.lines)
-    if wanted:
-        hooks.insert(0, line)
-    if changed.get_all("lxc.hook.pre-start") != hooks:
-        changed.set("lxc.hook.pre-start", hooks)
-    return changed

@@ -126,9 +126,12 @@ class Runner:
             raise FleetError(f"cannot run {argv[0]}", container=container, why=str(error), kind=FAILED) from error
         try:
             stdout, stderr = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
+            # An interrupt, too: what is undone then must not be written any more.
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             raise FleetError(
                 f"{argv[0]} took longer than {limit:g} s and was ended",
                 container=container,

@@ -46,7 +46,8 @@ class Config:
 
     @classmethod
     def read(cls, path: str) -> Config:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        # A pipe in its place is read as empty, and not waited for.
+        with open(path, encoding="utf-8", errors="surrogateescape", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             return cls.parse(file.read())
 
     def __str__(self) -> str:

@@ -15,35 +15,25 @@ import random
 import time
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any, Mapping
 
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils import readiness
 from ansible_collections.fleet.lxc.plugins.module_utils.apply import Applier, Done, Settings
-from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import hwaddrs
-from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, RUNNING, UNFINISHED, Container
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, TIMEOUT, FleetError
-from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath
+from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, RUNNING, STOPPED, UNFINISHED, Container
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, TIMEOUT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath, require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
+from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, now
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source, check_unused
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry, Request
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones, wanted_storage
 
-VERSION = "0.1.0"
 _PAST = {"create": "created", "start": "started", "stop": "stopped", "remove": "removed"}
-
-
-def require_root() -> None:
-    """:raises FleetError: RESOURCES for anybody but root."""
-    if os.geteuid() != 0:
-        raise FleetError("containers are made by root", why=f"this runs as uid {os.geteuid()}", mend="Set become: true.", kind=RESOURCES)
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass
@@ -146,8 +136,20 @@ class CloneCall:
         family = source.provenance.family if source and source.provenance else source_name
         wanted = Wanted(self.clones, state, self.host.lxcpath, source, family, self.options["foreign"], self.options["cascade"], self.storage.size)
         plan = planner.plan(wanted, observed.containers, observed.dependents, make)
+        self._refuse_in_use(plan)
         warnings += [item.warning for item in plan.items if item.warning]
         return Seen(observed, plan, source, choice, warnings)
+
+    def _refuse_in_use(self, plan: Plan) -> None:
+        """What LXC takes for stopped may run under another name, or through another path of the lxcpath: it is neither removed nor started."""
+        roots = None
+        for item in plan.items:
+            found = item.container
+            touched = {planner.REMOVE, planner.SWEEP, planner.START} & set(item.steps)
+            if touched and found and found.rootfs and found.state == STOPPED:
+                roots = list(mounts.roots()) if roots is None else roots
+                what = "started" if planner.START in touched else "removed"
+                check_unused(found, self.registry.driver(found.rootfs, item.name), f"is not {what}", roots)
 
     def _choose(self, source: Container | None, name: str, clones: tuple[str, ...], unfinished: frozenset[str]) -> tuple[Choice, list[str]]:
         lxcpath = self.source_host.lxcpath

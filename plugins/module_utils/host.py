@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import time
 from dataclasses import dataclass, field, replace
-from typing import Iterable
+from typing import Iterable, Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
@@ -52,6 +53,12 @@ class Observed:
 
     def get(self, name: str) -> Container | None:
         return self.containers.get(name)
+
+
+def require_root() -> None:
+    """:raises FleetError: RESOURCES for anybody but root."""
+    if os.geteuid() != 0:
+        raise FleetError("containers are made by root", why=f"this runs as uid {os.geteuid()}", mend="Set become: true.", kind=RESOURCES)
 
 
 def default_lxcpath(runner: Runner) -> str:
@@ -169,6 +176,16 @@ class LxcHost:
         size = driver.size(rootfs)
         return replace(container, kind=COMPLETE, provenance=record, remark=driver.remark(rootfs), size=size, granule=driver.granule(rootfs) if size else 1)
 
+    def known_elsewhere(self, name: str) -> str | None:
+        """The lxcpath below which the record in a container's directory knows it, where that is this very one under another name."""
+        record = self._record(f"{self.lxcpath}/{name}/{PROVENANCE}")
+        if not isinstance(record, Provenance) or record.name != name or record.lxcpath == self.lxcpath:
+            return None
+        with contextlib.suppress(OSError):
+            if os.path.samefile(record.lxcpath, self.lxcpath):
+                return record.lxcpath
+        return None
+
     def dependents_elsewhere(self, container: Container) -> list[Container]:
         """Storage dependents below other lxcpaths. LXC's bookkeeping says where to look, storage says what is so."""
         found = []
@@ -178,7 +195,7 @@ class LxcHost:
         except OSError:
             return found
         for lxcpath, name in zip(lines[::2], lines[1::2]):
-            if lxcpath == self.lxcpath or "/" in name:
+            if "/" in name or lxcpath == self.lxcpath or (os.path.exists(lxcpath) and os.path.samefile(lxcpath, self.lxcpath)):
                 continue
             other = LxcHost(lxcpath, self.runner, self.registry).read(name)
             driver = self.registry.drivers.get(other.rootfs.store) if other and other.rootfs else None
@@ -190,7 +207,8 @@ class LxcHost:
     def _record(path: str) -> Provenance | str | None:
         """The record in a file; '' for an empty or zeroed or cut one, which a power cut leaves; None for no file or another's."""
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
+            # A pipe in its place is read as empty, and not waited for.
+            with open(path, encoding="utf-8", errors="replace", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
                 text = file.read()
         except OSError:
             return None
@@ -231,12 +249,18 @@ class LxcHost:
         return False
 
     def _init_pids(self, names: set[str]) -> dict[str, int]:
-        """The init of each container: the child of its monitor, whose process title names lxcpath and container."""
-        pids = {}
+        """The init of each container: the child of its monitor."""
+        pids = {name: children[0] for _monitor, name, children in self._monitors() if name in names and children}
+        for name in names - set(pids):
+            answer = self.runner.run(["lxc-info", "-P", self.lxcpath, "-n", name, "-p", "-H"], check=False).stdout.strip()
+            if answer.isdigit():
+                pids[name] = int(answer)
+        return pids
+
+    def _monitors(self) -> Iterator[tuple[int, str, list[int]]]:
+        """LXC's monitors of containers of this lxcpath, which their process titles name: (pid, container, children)."""
         prefix = f"{_MONITOR}{self.lxcpath} ".encode()
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
+        for entry in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{entry}/cmdline", "rb") as file:
                     title = file.read(4096)
@@ -244,18 +268,11 @@ class LxcHost:
                     continue
                 if os.readlink(f"/proc/{entry}/ns/pid") != os.readlink("/proc/self/ns/pid"):
                     continue
-                name = title[len(prefix) :].rstrip(b"\0 ").decode("utf-8", "replace")
                 with open(f"/proc/{entry}/task/{entry}/children", encoding="ascii") as file:
-                    children = file.read().split()
+                    children = [int(pid) for pid in file.read().split()]
             except OSError:
                 continue
-            if name in names and children:
-                pids[name] = int(children[0])
-        for name in names - set(pids):
-            answer = self.runner.run(["lxc-info", "-P", self.lxcpath, "-n", name, "-p", "-H"], check=False).stdout.strip()
-            if answer.isdigit():
-                pids[name] = int(answer)
-        return pids
+            yield int(entry), title[len(prefix) :].rstrip(b"\0 ").decode("utf-8", "replace"), children
 
     def start(self, name: str, timeout: float) -> None:
         """Start a container; back when LXC says that it runs.
@@ -270,14 +287,22 @@ class LxcHost:
         try:
             result = self.runner.run(["lxc-start", "-P", self.lxcpath, "-n", name, "-d", "-o", log, "-l", "ERROR"], timeout=timeout, check=False, daemon=True)
         except FleetError as error:
-            # lxc-start has daemonised by then, and one that hangs in a hook does not heed lxc-stop.
-            with contextlib.suppress(FleetError):
-                self.runner.run(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
+            self._end(name)
             raise FleetError("did not start in time", container=name, why=str(error), mend=f"See {log}, or raise the option timeout.", kind=TIMEOUT) from error
         if result.rc != 0:
             guard = os.path.join(self.lxcpath, name, "fleet.lxc.guard.refused")
             why = "it is a sealed base" if os.path.exists(guard) else _errors_of(log) or result.said
             raise FleetError("did not start", container=name, why=why, mend=f"See {log}, or run lxc-start -F -n {name} -P {self.lxcpath}.", kind=FAILED)
+
+    def _end(self, name: str) -> None:
+        """End a start that takes too long: lxc-start has daemonised by then, and one that hangs in a hook does not heed lxc-stop."""
+        with contextlib.suppress(FleetError):
+            self.runner.run(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], timeout=5, check=False)
+        for monitor, monitored, children in self._monitors():
+            if monitored == name:
+                for pid in (*children, monitor):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
     def stop(self, name: str, timeout: float, force: bool) -> None:
         """Shut a container down in good order; kill it only if that fails and ``force`` says so.

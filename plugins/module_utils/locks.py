@@ -18,7 +18,7 @@ from typing import Iterable, Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, RESOURCES, FleetError
 
-DIRECTORY = "/run/lock/fleet-lxc"
+DIRECTORY = "/run/fleet-lxc"  # not in /run/lock, where anybody may make a directory of that name before us
 
 
 @dataclass(frozen=True, order=True)

@@ -14,7 +14,7 @@ import os
 import re
 import threading
 from dataclasses import dataclass
-from typing import Callable, Iterator, TypeVar
+from typing import Callable, Iterator, Tuple, TypeVar
 
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import RESOURCES, FleetError
 
@@ -74,7 +74,10 @@ def below(path: str, mounts: list[Mount] | None = None) -> list[str]:
     return [m.point for m in (table() if mounts is None else mounts) if m.point == path or m.point.startswith(path + "/")]
 
 
-def roots() -> Iterator[tuple[int, os.stat_result, Mount]]:
+Root = Tuple[int, os.stat_result, Mount]
+
+
+def roots() -> Iterator[Root]:
     """The root directory of each mount namespace but ours: (a pid in it, its stat, its mount).
 
     This is how a container is found that was started from another lxcpath, or under another name.

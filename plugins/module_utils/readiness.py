@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Mapping
 
+_NOT_REACHABLE = ("127.", "169.254.")  # loopback, link-local
 READY, DIED, TIMED_OUT = "ready", "died", "timeout"
 _CLONE_NEWNET = 0x40000000
 _IPV4_ADDRESSES, _IPV6_ADDRESSES = 0x10, 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR of rtnetlink(7)
@@ -49,7 +50,7 @@ def _ipv4(pid: int) -> list[str]:
                 text = line.strip()
                 if text.startswith("|--"):
                     candidate = text[4:]
-                elif text == "/32 host LOCAL" and not candidate.startswith("127.") and candidate not in found:
+                elif text == "/32 host LOCAL" and not candidate.startswith(_NOT_REACHABLE) and candidate not in found:
                     found.append(candidate)
     return found
 

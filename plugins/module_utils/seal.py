@@ -12,12 +12,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+from typing import Sequence
 
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, check_legacy
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, check_legacy
 from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, STOPPED, UNFINISHED, Container
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
+from ansible_collections.fleet.lxc.plugins.module_utils.records import write_atomically
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 
 REFUSED = f"{GUARD}.refused"
@@ -108,9 +111,25 @@ def check_source(source: Container | None, name: str, lxcpath: str, driver: Stor
     return []
 
 
-def check_unused(container: Container, driver: StorageDriver, consequence: str) -> None:
+def check_unused(container: Container, driver: StorageDriver, consequence: str, roots: Sequence[mounts.Root] | None = None) -> None:
     """:raises FleetError: BUSY while a process has the root filesystem as its root, under whatever name it was started."""
-    pid = driver.runs_on(container.rootfs)
+    pid = driver.runs_on(container.rootfs, roots)
     if pid is not None:
         by = f"process {pid} runs on it" if pid else "it is attached as a loop device"
         raise FleetError(f"{consequence}: its root filesystem is in use", container=container.name, why=by, mend="Stop what runs there.", kind=BUSY)
+
+
+def write_guard(path: str, script: str) -> None:
+    write_atomically(path, script, 0o755)
+
+
+def with_guard(config: Config, directory: str, wanted: bool) -> Config:
+    """The configuration with the guard's hook, or without it."""
+    line = f"{directory}/{GUARD}"
+    hooks = [value for value in config.get_all("lxc.hook.pre-start") if value != line]
+    changed = Config(config.lines)
+    if wanted:
+        hooks.insert(0, line)
+    if changed.get_all("lxc.hook.pre-start") != hooks:
+        changed.set("lxc.hook.pre-start", hooks)
+    return changed

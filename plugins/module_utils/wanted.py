@@ -37,6 +37,8 @@ SHARED_ARGUMENTS: dict[str, Any] = {
     "lxcpath": {"type": "path"},
     "timeout": {"type": "int", "default": 600},
     "lock_timeout": {"type": "int", "default": 300},
+    "stop_timeout": {"type": "int", "default": 30},
+    "force_stop": {"type": "bool", "default": False},
 }
 
 CLONE_ARGUMENTS: dict[str, Any] = {
@@ -61,8 +63,6 @@ CLONE_ARGUMENTS: dict[str, Any] = {
     },
     "wait_for": {"type": "str", "choices": ["none", "running", "network"], "default": "running"},
     "wait_timeout": {"type": "int", "default": 60},
-    "stop_timeout": {"type": "int", "default": 30},
-    "force_stop": {"type": "bool", "default": False},
     "workers": {"type": "int"},
     "on_error": {"type": "str", "choices": ["stop", "continue"], "default": "stop"},
     "cascade": {"type": "bool", "default": False},
@@ -86,6 +86,17 @@ BASE_ARGUMENTS: dict[str, Any] = {
     "delete_adopted": {"type": "bool", "default": False},
     "cascade": {"type": "bool", "default": False},
 }
+
+
+BASE_LEAST = {"timeout": 1, "lock_timeout": 0, "stop_timeout": 0}
+CLONE_LEAST = {**BASE_LEAST, "wait_timeout": 0, "workers": 1}
+
+
+def check_numbers(options: Mapping[str, Any], least: Mapping[str, int]) -> None:
+    """:raises FleetError: INVALID for a number that is too small."""
+    for option, limit in least.items():
+        if options[option] is not None and options[option] < limit:
+            raise FleetError(f"{option} must be {limit} or more, not {options[option]}", kind=INVALID)
 
 
 def parse_size(option: str, text: str | None) -> int | None:
@@ -121,9 +132,7 @@ def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:
     :raises FleetError: INVALID.
     """
     expanded = names.expand(options["name"])
-    for option, least in (("timeout", 1), ("lock_timeout", 0), ("wait_timeout", 0), ("stop_timeout", 0), ("workers", 1)):
-        if options[option] is not None and options[option] < least:
-            raise FleetError(f"{option} must be {least} or more, not {options[option]}", kind=INVALID)
+    check_numbers(options, CLONE_LEAST)
     if options["state"] != "absent" and not options["source"]:
         raise FleetError(f"state {options['state']} needs a source", mend="Set the option source to the base's name.", kind=INVALID)
     if options["source"]:

@@ -125,16 +125,6 @@ options:
       - How many seconds to wait for all clones together.
     type: int
     default: 60
-  stop_timeout:
-    description:
-      - How many seconds an orderly shutdown of one container may take.
-    type: int
-    default: 30
-  force_stop:
-    description:
-      - Kill a container that has not shut down within O(stop_timeout). Otherwise that is an error.
-    type: bool
-    default: false
   workers:
     description:
       - How many clones are worked on at once. Default is twice the processors, 8 at most.

@@ -16,7 +16,7 @@ import time
 import uuid
 
 import pytest
-from ansible_collections.fleet.lxc.plugins.module_utils import apply
+from ansible_collections.fleet.lxc.plugins.module_utils import records
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import CLONE_ARGUMENTS
@@ -35,7 +35,6 @@ def aside(tmp_path):
     os.mkdir(path)
     yield path
     sh(["rm", "-rf", "--one-file-system", path])
-
 
 
 def test_a_container_behind_a_directory_symlink_keeps_its_base(golden, aside):
@@ -77,7 +76,6 @@ def test_check_mode_refuses_a_name_that_is_taken_by_no_directory(golden, aside, 
         os.unlink(golden.path("web"))
 
 
-
 def test_a_sealed_base_is_the_same_after_its_disk_got_another_device_number(tmp_path, fleet_on):
     image, point = tmp_path / "a.img", tmp_path / "a"
     point.mkdir()
@@ -107,7 +105,6 @@ def test_a_sealed_base_is_the_same_after_its_disk_got_another_device_number(tmp_
             sh(["losetup", "-d", other], check=False)
 
 
-
 def test_source_lxcpath_may_be_the_same_directory_under_another_name(golden, aside):
     alias = f"{aside}/alias"
     os.symlink(golden.lxcpath, alias)
@@ -132,7 +129,6 @@ def test_a_clone_that_runs_through_another_name_of_the_lxcpath_is_not_removed_be
         sh(["lxc-stop", "-P", alias, "-n", "web", "-k"], check=False)
 
 
-
 @pytest.mark.parametrize("state", ["started", "absent"])
 def test_an_unfinished_clone_that_runs_is_stopped_before_it_is_swept(golden, state):
     golden.clone(source="golden", name="web", state="started")
@@ -146,7 +142,6 @@ def test_an_unfinished_clone_that_runs_is_stopped_before_it_is_swept(golden, sta
     assert not alive
 
 
-
 def test_clones_on_a_disk_that_was_away_for_a_while_still_hold_their_base(golden, fleet_on):
     other = fleet_on()
     other.clone(source="golden", source_lxcpath=golden.lxcpath, name="far")
@@ -156,7 +151,6 @@ def test_clones_on_a_disk_that_was_away_for_a_while_still_hold_their_base(golden
     golden.clone(name="near", state="absent")
     with pytest.raises(FleetError, match="far"):
         golden.base(name="golden", state="absent")
-
 
 
 def effective(fleet, name, key):
@@ -209,8 +203,8 @@ def test_a_configuration_that_was_cut_off_between_its_two_files_gives_back_what_
     golden.clone(source="golden", name="web")
     child = os.fork()
     if child == 0:
-        write = apply.write_atomically
-        monkeypatch.setattr(apply, "write_atomically", lambda path, text: (write(path, text), path.endswith("/config") and os._exit(0)))
+        write = records.write_atomically
+        monkeypatch.setattr(records, "write_atomically", lambda path, text, mode=None: (write(path, text, mode), path.endswith("/config") and os._exit(0)))
         golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0 and effective(golden, "web", "lxc.net.0.type") == ["none"]
@@ -233,7 +227,6 @@ def test_a_power_step_without_config_leaves_the_config(golden):
     golden.clone(source="golden", name="web", config={"lxc.cgroup2.memory.max": "64M"})
     golden.clone(source="golden", name="web", state="restarted")
     assert "memory.max = 64M" in open(golden.path("web", "config")).read()
-
 
 
 def test_a_forgotten_base_on_btrfs_is_writable_again(fleet_on):
@@ -288,8 +281,18 @@ def test_a_base_made_under_a_strict_umask_is_like_any_other(fleet):
     assert modes["."] == modes["etc"] == "0o755"
 
 
-
-@pytest.mark.parametrize("text", ['{"format": 1, "id": "x", "name": "bad", "lxcpath": "%s", "origin": "cloned", "rootfs": null, "family": "golden"}', '{"format": 1, "id": "x", "name": "bad", "lxcpath": "%s", "origin": "cloned", "rootfs": "dir:/x", "family": "golden", "inherited": null}', "\xff\xfe", "\0" * 700, "{", ""], ids=["null-rootfs", "null-inherited", "latin", "nul", "cut", "empty"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format": 1, "id": "x", "name": "bad", "lxcpath": "%s", "origin": "cloned", "rootfs": null, "family": "golden"}',
+        '{"format": 1, "id": "x", "name": "bad", "lxcpath": "%s", "origin": "cloned", "rootfs": "dir:/x", "family": "golden", "inherited": null}',
+        "\xff\xfe",
+        "\0" * 700,
+        "{",
+        "",
+    ],
+    ids=["null-rootfs", "null-inherited", "latin", "nul", "cut", "empty"],
+)
 @pytest.mark.parametrize("file", ["fleet.lxc.json", "fleet.lxc.intent"])
 def test_one_bad_record_stops_nobody_else(golden, text, file):
     sh(["cp", "-a", golden.path("golden"), golden.path("bad")])
@@ -321,7 +324,6 @@ def test_a_hostile_record_takes_no_other_subvolume_along(fleet_on):
     except FleetError as error:
         print(error)
     assert os.path.exists(fleet.path("golden", "rootfs", "etc"))
-
 
 
 SLOW_TEMPLATE = """#!/bin/sh

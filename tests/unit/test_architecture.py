@@ -22,12 +22,14 @@ LAYERS = [
     {"command", "locks", "mounts"},
     {"names", "config", "capabilities", "guest"},
     {"container"},
+    {"records"},
+    {"bookkeeping"},
     {"storage.driver", "storage.filesystem"},
     DRIVERS,
     {"storage.registry", "readiness", "plan"},
     {"host", "seal"},
     {"wanted", "apply"},
-    {"fleet"},
+    {"fleet", "base_plan", "base_apply"},
     {"bases"},
 ]
 

@@ -131,6 +131,10 @@ class StorageDriver(ABC):
         :raises FleetError: FAILED.
         """
 
+    def instant(self, order: Order) -> bool:
+        """Whether a clone is made without a command or a copy, so that threads would gain nothing."""
+        return False
+
     def counted(self, order: Order) -> bool:
         """Whether LXC itself keeps account of such clones (``lxc_rdepends``, ``lxc_snapshots``)."""
         return False
@@ -197,13 +201,16 @@ class StorageDriver(ABC):
         """The directories or devices without which this root filesystem is lost."""
         return []
 
-    def runs_on(self, rootfs: Rootfs) -> int | None:
-        """The pid of a process whose root directory is this root filesystem, under whatever name it was started."""
+    def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
+        """The pid of a process whose root directory is this root filesystem, under whatever name it was started.
+
+        :param roots: what :func:`mounts.roots` found, where many are asked about.
+        """
         try:
             own = os.stat(rootfs.path)
         except OSError:
             return None
-        for pid, stat, _mount in mounts.roots():
+        for pid, stat, _mount in mounts.roots() if roots is None else roots:
             if (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino):
                 return pid
         return None
@@ -252,8 +259,8 @@ def can_reflink(one: str, other: str) -> bool:
 
 
 def tree_size(path: str) -> int:
-    """Bytes on disk of a tree, hard links counted once."""
-    total, seen, pending = 0, set(), [path]
+    """Bytes on disk of a tree, hard links counted once and what is mounted in it left out."""
+    total, seen, pending, mounted = 0, set(), [path], set(mounts.below(path))
     while pending:
         try:
             entries = list(os.scandir(pending.pop()))
@@ -269,14 +276,26 @@ def tree_size(path: str) -> int:
                     continue
                 seen.add((stat.st_dev, stat.st_ino))
             total += stat.st_blocks * 512
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and entry.path not in mounted:
                 pending.append(entry.path)
     return total
 
 
 def copy_tree(runner: Runner, source: str, target: str) -> None:
-    """Copy a tree whole: owners, modes, times, xattrs, ACLs, hard links, holes, devices. Blocks are shared where they can be."""
-    if can_reflink(source, target):
+    """Copy a tree whole: owners, modes, times, xattrs, ACLs, hard links, holes, devices. Blocks are shared where they can be.
+
+    What is mounted in it is not of it: it is copied where nothing is.
+    """
+    mounted = [point for point in mounts.below(source) if point != os.path.realpath(source)]
+    if mounted:
+
+        def work() -> None:
+            for point in reversed(mounted):
+                runner.run(["umount", "--lazy", point])
+            copy_tree(runner, source, target)
+
+        mounts.in_private_mounts(work)
+    elif can_reflink(source, target):
         runner.run(["cp", "--archive", "--reflink=always", "--no-target-directory", source, target])
     else:
         runner.run(["rsync", "-aHAXS", "--numeric-ids", "--delete", source.rstrip("/") + "/", target.rstrip("/") + "/"])

@@ -14,6 +14,7 @@ import glob
 import os
 from typing import Collection, Iterator, Sequence
 
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
@@ -95,7 +96,7 @@ class LoopDriver(StorageDriver):
     def damage(self, rootfs: Rootfs) -> str:
         return "" if os.path.isfile(rootfs.path) else f"{rootfs.path} is missing"
 
-    def runs_on(self, rootfs: Rootfs) -> int | None:
+    def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
         for path in glob.glob("/sys/block/loop*/loop/backing_file"):
             try:
                 with open(path, encoding="utf-8", errors="surrogateescape") as file:

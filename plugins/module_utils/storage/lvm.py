@@ -403,13 +403,13 @@ class LvmDriver(StorageDriver):
         volume = self.volumes().get(rootfs.path)
         return [f"/dev/{volume.vg}/{volume.origin}"] if volume and volume.thick_snapshot else []
 
-    def runs_on(self, rootfs: Rootfs) -> int | None:
+    def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
         try:
             number = os.stat(rootfs.path).st_rdev
         except OSError:
             return None
         device = f"{os.major(number)}:{os.minor(number)}"
-        for pid, _stat, mount in mounts.roots():
+        for pid, _stat, mount in mounts.roots() if roots is None else roots:
             if mount.device == device:
                 return pid
         return None

@@ -85,6 +85,9 @@ class OverlayDriver(StorageDriver):
                     os.setxattr(target.path, name, os.getxattr(source.path, name))
             os.utime(target.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
+    def instant(self, order: Order) -> bool:
+        return order.source.store != self.store
+
     def counted(self, order: Order) -> bool:
         return True
 
@@ -118,8 +121,8 @@ class OverlayDriver(StorageDriver):
     def lower_of(self, rootfs: Rootfs) -> list[str]:
         return rootfs.lower.split(":")
 
-    def runs_on(self, rootfs: Rootfs) -> int | None:
-        for pid, _stat, mount in mounts.roots():
+    def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
+        for pid, _stat, mount in mounts.roots() if roots is None else roots:
             if mount.fstype == "overlay" and f"upperdir={rootfs.path}" in mount.super_options.split(","):
                 return pid
         return None

@@ -204,8 +204,8 @@ class ZfsDriver(StorageDriver):
         dataset = self.datasets().get(rootfs.path)
         return [dataset.origin.partition("@")[0]] if dataset and dataset.origin else []
 
-    def runs_on(self, rootfs: Rootfs) -> int | None:
-        for pid, _stat, mount in mounts.roots():
+    def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
+        for pid, _stat, mount in mounts.roots() if roots is None else roots:
             if mount.fstype == "zfs" and mount.source == rootfs.path:
                 return pid
         return None

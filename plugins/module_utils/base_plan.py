@@ -1,0 +1,226 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The planner of a base: what is there, what is wanted, and the steps between. It reads the host and writes nothing.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config
+from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, FOREIGN, STOPPED, UNFINISHED, Container
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, names_of
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_unused, fingerprint, with_guard
+
+CREATE, ADOPT, SWEEP, STOP, CONFIGURE, SEAL, UNSEAL, FORGET, REMOVE = "create", "adopt", "sweep", "stop", "configure", "seal", "unseal", "forget", "remove"
+
+
+@dataclass(frozen=True)
+class BasePlan:
+    """The steps that bring one base to its wanted state."""
+
+    steps: tuple[str, ...]
+    found: Container | None
+    config: Config | None = None
+    dependents: tuple[Container, ...] = ()
+    fingerprint: str | None = None
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.steps)
+
+
+class BasePlanner:
+    """Plans for one base of a host.
+
+    :param options: the module's.
+    :param config: its option ``config``, checked.
+    """
+
+    def __init__(self, host: LxcHost, name: str, options: Mapping[str, Any], config: Mapping[str, list[str]]):
+        self.host, self.name, self.options, self.config = host, name, options, config
+        self.runner, self.registry = host.runner, host.registry
+
+    def plan(self) -> BasePlan:
+        state = self.options["state"]
+        observed = self.host.observe()
+        found = observed.get(self.name)
+        if found and found.is_clone and found.kind != UNFINISHED:
+            raise FleetError(f"is a clone of {found.provenance.source}, not a base", container=self.name, mend="Choose another name.", kind=CONFLICT)
+        dependents = tuple(observed.dependents.get(self.name, [])) + tuple(self.host.dependents_elsewhere(found) if found else ())
+        if state == "absent":
+            return self._plan_absent(found, dependents)
+        if found is None or found.kind == UNFINISHED:
+            return self._plan_creation(found)
+        if found.kind == BROKEN:
+            raise FleetError(
+                "is broken", container=self.name, why=found.damage, mend=f"Restore that, or remove it (lxc_base name={self.name} state=absent).", kind="broken"
+            )
+        return self._plan_existing(found, dependents)
+
+    def _plan_creation(self, found: Container | None) -> BasePlan:
+        options = self.options
+        if options["adopt"]:
+            raise FleetError("is not there to be adopted", container=self.name, why=f"{self.host.lxcpath} has no such container", kind=MISSING)
+        if not options["template"] and not options["rootfs_archive"]:
+            raise FleetError(
+                "does not exist", container=self.name, mend="Set template or rootfs_archive to make it, or adopt: true for an existing one.", kind=MISSING
+            )
+        if options["backing_store"] == "btrfs":
+            self.runner.require("btrfs")
+            mount = mounts.holding(self.host.lxcpath)
+            if mount and mount.fstype != "btrfs":
+                raise FleetError(
+                    f"{self.host.lxcpath} lies on {mount.fstype}, not on btrfs", container=self.name, mend="Use an lxcpath on btrfs.", kind=RESOURCES
+                )
+        if options["rootfs_archive"]:
+            self.runner.require("tar")
+        return BasePlan((*self._sweep(found), CREATE, *((SEAL,) if options["state"] == "sealed" else ())), found)
+
+    def _sweep(self, found: Container | None) -> tuple[str, ...]:
+        if found is None:
+            return ()
+        if found.state == STOPPED:
+            return (SWEEP,)
+        # One that a power cut left may have been started with the host.
+        self._must_stop(found, "is unfinished and is not swept")
+        return (STOP, SWEEP)
+
+    def _plan_existing(self, found: Container, dependents: tuple[Container, ...]) -> BasePlan:
+        options, state, record = self.options, self.options["state"], found.provenance
+        steps: list[str] = []
+        if found.kind == FOREIGN:
+            if not options["adopt"]:
+                raise FleetError(
+                    "exists and is no base of fleet.lxc", container=self.name, mend="Set adopt: true to make it one, or choose another name.", kind=CONFLICT
+                )
+            if found.rootfs is None:
+                raise FleetError("has no root filesystem that could be a base", container=self.name, why=found.damage, kind=CONFLICT)
+            other = self.host.known_elsewhere(self.name)
+            if other:
+                raise FleetError(
+                    f"is known already, below {other}, which is this very directory", container=self.name, mend=f"Set lxcpath: {other}.", kind=CONFLICT
+                )
+            self.registry.driver(found.rootfs, self.name)
+            steps.append(ADOPT)
+        elif options["family"] and record.family != options["family"]:
+            raise FleetError(
+                f"is of the family {record.family}, not {options['family']}",
+                container=self.name,
+                mend="A base keeps its family; make another one.",
+                kind=CONFLICT,
+            )
+        sealed = bool(record and record.sealed)
+        config = self._configured(found, sealed)
+        driver = self.registry.driver(found.rootfs, self.name)
+        mark = fingerprint(found, driver) if sealed or (state == "sealed" and found.state == STOPPED) else None
+        if state == "sealed" and (not sealed or mark != record.fingerprint):
+            if sealed:
+                self._refuse_dependents(dependents, "has changed since it was sealed and is not sealed anew")
+            if found.state != STOPPED:
+                self._must_stop(found, "is not sealed")
+                steps.append(STOP)
+            else:
+                check_unused(found, driver, "is not sealed")
+            steps.append(SEAL)
+        elif state == "unsealed" and (sealed or self._half_sealed(found)):
+            self._refuse_dependents(dependents, "is not unsealed")
+            steps.append(UNSEAL)
+        if config != found.config:
+            if sealed and SEAL not in steps and UNSEAL not in steps and dependents:
+                self._refuse_dependents(dependents, "is sealed and its config is not changed")
+            steps.append(CONFIGURE)
+        return BasePlan(tuple(steps), found, config, dependents, mark)
+
+    @staticmethod
+    def _half_sealed(found: Container) -> bool:
+        """Whether a seal was cut off before its record, or its undoing after it."""
+        return os.path.lexists(f"{found.directory}/{GUARD}") or with_guard(found.config, found.directory, False) != found.config
+
+    def _configured(self, found: Container, sealed: bool) -> Config:
+        config = Config(found.config.lines)
+        before = found.provenance.inherited if found.provenance else {}
+        for key in before:
+            if key not in self.config:
+                config.set(key, before[key])
+        for key, values in self.config.items():
+            if config.get_all(key) != values:
+                config.set(key, values)
+        return with_guard(config, found.directory, True) if sealed and self.options["state"] != "unsealed" else config
+
+    def _plan_absent(self, found: Container | None, dependents: tuple[Container, ...]) -> BasePlan:
+        if found is None:
+            return BasePlan((), None)
+        if found.kind == UNFINISHED:
+            return BasePlan(self._sweep(found), found)
+        if found.kind == FOREIGN:
+            raise FleetError("was not made by fleet.lxc and is not removed", container=self.name, mend=f"Use lxc-destroy -n {self.name}.", kind=CONFLICT)
+        keep = found.provenance.origin == "adopted" and not self.options["delete_adopted"]
+        for dependent in dependents:
+            refusal = planner.refuse_cascade(self.name, dependent, self.options["cascade"] and dependent.lxcpath == self.host.lxcpath)
+            if refusal:
+                self._refuse_dependents(dependents, "is not removed", refusal if self.options["cascade"] else None)
+        if keep:
+            return BasePlan((FORGET,), found, self._forgotten(found), dependents)
+        driver = self.registry.drivers.get(found.rootfs.store) if found.rootfs else None
+        if found.provenance.origin == "adopted" and driver and not driver.outside and not found.rootfs.path.startswith(f"{found.directory}/"):
+            raise FleetError(
+                "is not removed: its root filesystem lies elsewhere",
+                container=self.name,
+                why=str(found.rootfs),
+                mend="Leave delete_adopted out, which removes our marks only, and remove the rest by hand.",
+                kind=CONFLICT,
+            )
+        steps = []
+        if found.state != STOPPED:
+            self._must_stop(found, "is not removed")
+            steps.append(STOP)
+        elif found.rootfs and found.kind != BROKEN:
+            check_unused(found, self.registry.driver(found.rootfs), "is not removed")
+            self._refuse_unseen_dependents(found, dependents)
+        return BasePlan((*steps, REMOVE), found, None, dependents)
+
+    @staticmethod
+    def _forgotten(found: Container) -> Config | None:
+        """The configuration as it would be without us."""
+        if found.config is None:
+            return None
+        config = with_guard(found.config, found.directory, False)
+        for key, values in found.provenance.inherited.items():
+            config.set(key, values)
+        return config
+
+    def _refuse_unseen_dependents(self, found: Container, dependents: tuple[Container, ...]) -> None:
+        for pid, _stat, mount in mounts.roots():
+            lowers = [value[9:] for value in mount.super_options.split(",") if value.startswith("lowerdir=")]
+            if mount.fstype == "overlay" and any(found.rootfs.path in lower.split(":") for lower in lowers):
+                if not any(d.state != STOPPED for d in dependents):
+                    raise FleetError(
+                        "is not removed: a running overlay stands on it", container=self.name, why=f"process {pid} runs there", mend="Stop it first.", kind=BUSY
+                    )
+
+    def _refuse_dependents(self, dependents: tuple[Container, ...], what: str, refusal: FleetError | None = None) -> None:
+        if refusal:
+            raise refusal
+        if dependents:
+            raise FleetError(
+                f"{what} while {len(dependents)} containers depend on its storage",
+                container=self.name,
+                why=names_of(dependents),
+                mend="Remove those first"
+                + (", or set cascade: true." if self.options["state"] == "absent" else "; for an upgrade make another base of the same family."),
+                kind=BUSY,
+            )
+
+    def _must_stop(self, found: Container, what: str) -> None:
+        if not self.options["stop"]:
+            raise FleetError(f"{what} while it is {found.state}", container=self.name, mend="Set stop: true to have it stopped.", kind=BUSY)
