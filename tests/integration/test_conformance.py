@@ -176,8 +176,8 @@ def test_a_clone_of_a_clone_has_the_clones_changes(fleet, store):
 def test_a_clone_starts_and_lxcs_own_tools_work_on_it(fleet, store):
     fleet.clone(source="golden", name="one", state="started", **store.clone)
     path = ["-P", fleet.lxcpath, "-n", "one"]
-    assert "RUNNING" in subprocess.run(["lxc-info", *path, "-s"], capture_output=True, text=True, check=True).stdout
-    assert subprocess.run(["lxc-attach", *path, "--", "hostname"], capture_output=True, text=True, check=True).stdout.strip() == "one"
+    assert "RUNNING" in sh(["lxc-info", *path, "-s"])
+    assert sh(["lxc-attach", *path, "--", "hostname"]).strip() == "one"
     fleet.clone(source="golden", name="one", state="stopped", **store.clone)
     subprocess.run(["lxc-start", *path], check=True)
     subprocess.run(["lxc-stop", *path, "-k"], check=True)
