@@ -226,7 +226,12 @@ def localhost_module():
     hosts = get_host_manager(inventory="localhost,", connection="local")
 
     def call(module, **arguments):
-        return getattr(hosts["localhost"], module)(**arguments)["localhost"]
+        try:
+            return getattr(hosts["localhost"], module)(**arguments)["localhost"]
+        finally:
+            # Ansible keeps its standard files from its children, and here they are those of every test to come: lxc-attach wants its input.
+            for standard in range(3):
+                os.set_inheritable(standard, True)
 
     return call
 

@@ -45,7 +45,9 @@ def test_holds_what_a_user_needs_and_nothing_of_development(artefact):
 
 @pytest.mark.parametrize("kind,name", [*(("module", name) for name in MODULES), *(("role", name) for name in ROLES)])
 def test_documents_itself(installed, kind, name):
-    documented = json.loads(installed("ansible-doc", "--json", "--type", kind, f"fleet.lxc.{name}"))[f"fleet.lxc.{name}"]
+    said = installed("ansible-doc", "--json", "--type", kind, f"fleet.lxc.{name}")
+    # ansible-core 2.20 warns, before it answers, of a collection of its own that has no version.
+    documented = json.loads(said[said.index("{\n") :])[f"fleet.lxc.{name}"]
     assert (documented["doc"]["options"] if kind == "module" else documented["entry_points"]["main"]["options"]).keys()
 
 

@@ -61,7 +61,13 @@ class Job:
             project_dir=str(ROOT / "awx/project"),
             playbook="fleet.yml",
             inventory={"lxc_hosts": {"hosts": {"localhost": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}}}},
-            envvars={"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "LC_ALL": "C.UTF-8", "PATH": PATH, "ANSIBLE_HOME": str(private / "home")},
+            envvars={
+                "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
+                "LC_ALL": "C.UTF-8",
+                "PATH": PATH,
+                "ANSIBLE_HOME": str(private / "home"),
+                "ANSIBLE_INJECT_INVOCATION": "1",  # ansible-core 2.20 no longer tells the arguments unasked.
+            },
             cmdline="--check" if check else None,
             quiet=True,
         )

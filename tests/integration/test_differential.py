@@ -205,7 +205,7 @@ def shares_blocks(fleet, name, file="bin/busybox"):
 
 
 def twin(source_fleet, fleet, name, before, macs):
-    """Describe a clone; a MAC address that is new is written <new>."""
+    """Describe a clone; a MAC address that is new is written <new>. LXC 6 takes new ones from a range of its own."""
     directory = fleet.path(name)
 
     def anonymous(value):
@@ -216,7 +216,7 @@ def twin(source_fleet, fleet, name, before, macs):
     config = []
     for line in open(fleet.path(name, "config")).read().splitlines():
         match = re.search(r"hwaddr\s*=\s*([\"']?)(\S{17})\1\s*$", line)
-        if match and re.fullmatch(r"00:16:3e(:[0-9a-f]{2}){3}", match.group(2)) and match.group(2).lower() not in macs:
+        if match and re.fullmatch(r"(00:16:3e|10:66:6a)(:[0-9a-f]{2}){3}", match.group(2)) and match.group(2).lower() not in macs:
             line = line.replace(match.group(2), "<new>")
         config.append(anonymous(line))
     files = {path: tuple(map(anonymous, entry)) for path, entry in described_files(directory).items()}

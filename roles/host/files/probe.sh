@@ -47,6 +47,7 @@ writable=$(yes [ -n "$scratch" ])
 # shellcheck disable=SC2086  # the lists are words
 cat <<END
 {"lxc": "$(lxc-info --version 2>/dev/null)", "missing": [$(list $missing)], "lxc_net": "$lxc_net", "cgroup": "$cgroup",
+ "systemd": $(yes [ -d /run/systemd/system ]),
  "bridge": $(yes [ -d "/sys/class/net/$bridge" ]), "address": "$address", "keeps": "$keeps", "ports": [$(list $ports)],
  "dhcp": $(yes dhcp), "flag": $(yes [ -e /run/lxc/network_up ]), "up": $(yes up),
  "lxcpath": "$lxcpath", "writable": $writable, "overlay": ${overlay:-false}, "reflink": ${reflink:-false},
