@@ -78,10 +78,22 @@ def test_a_clone_that_dies_while_it_is_awaited_is_named(networked):
     assert {clone["name"]: len(clone["ipv4"]) for clone in result["clones"]} == {"web-1": 1, "web-2": 0, "web-3": 1}
 
 
-def test_a_clone_that_dies_right_after_its_start_is_named(golden):
-    result = golden.call(source="golden", name="web-[1:2]", state="started", overrides={"web-2": {"config": {"lxc.init.cmd": "/bin/true"}}})
-    assert list(result["failures"]) == ["web-2"] and "web-2" in str(result["failures"]["web-2"])
-    assert golden.up() == ["web-1"]
+@pytest.mark.parametrize(("wait_for", "stopping"), [("running", False), ("running", True), ("network", True)])
+def test_a_clone_that_dies_right_after_its_start_is_named(golden, tmp_path, wait_for, stopping):
+    """Whether its end is over by then or, with a hook that takes long, is not."""
+    for seconds in (1, 3):
+        hook = tmp_path / f"take-{seconds}"
+        hook.write_text(f"#!/bin/sh\nsleep {seconds}\n")
+        hook.chmod(0o755)
+    overrides = {
+        "dies": {"config": {"lxc.init.cmd": "/bin/true", **({"lxc.hook.stop": f"{tmp_path}/take-3"} if stopping else {})}},
+        "other": {"config": {"lxc.hook.pre-start": f"{tmp_path}/take-1"}},  # looked at only when this one has been started, too
+    }
+    options = {"source": "golden", "name": ["dies", "other"], "state": "started", "workers": 1, "wait_for": wait_for, "wait_timeout": 0}
+    result = golden.call(**options, overrides=overrides)
+    assert str(result["failures"]["dies"]).startswith("dies: stopped again right after its start")
+    assert {clone["name"]: clone["state"] for clone in result["clones"]}["dies"] == "failed"
+    assert set(result["failures"]) == ({"dies"} if wait_for == "running" else {"dies", "other"})  # which has no network
 
 
 def test_a_guest_that_does_not_heed_the_halt_signal_is_told_and_left_running_as_it_was(golden):
