@@ -170,7 +170,7 @@ class CloneCall:
         began = {item.name for item in up if planner.START in done.steps.get(item.name, ())}
         if self.options["wait_for"] != "none":
             for item in up:
-                if item.name not in states and (item.name in began or not item.changed):
+                if item.name not in pids and (item.name in began or not item.changed):
                     done.failures[item.name] = FleetError("stopped again right after its start", container=item.name, why=self._log(item.name), kind=FAILED)
         if self.options["wait_for"] != "network":
             return self._addresses(pids)

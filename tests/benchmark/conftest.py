@@ -16,6 +16,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import network
 import pytest
 from checkout import run
 
@@ -113,18 +114,8 @@ def bench():
 
 @pytest.fixture(scope="module")
 def bridge():
-    """A bridge with DHCP, as lxc-net makes one, in a network of documentation addresses."""
-    name = f"fl{uuid.uuid4().hex[:6]}"
-    commands = [f"ip link add {name} type bridge", f"ip addr add 198.18.0.1/16 dev {name}", f"ip link set {name} up"]
-    for command in commands:
-        run(*command.split())
-    dnsmasq = ["dnsmasq", "--conf-file=/dev/null", "--keep-in-foreground", "--port=0", "--bind-interfaces", f"--interface={name}", "--except-interface=lo"]
-    dnsmasq += ["--dhcp-range=198.18.0.2,198.18.255.254", "--dhcp-lease-max=65000", "--dhcp-no-override", "--dhcp-authoritative", "--no-ping", "--leasefile-ro"]
-    server = subprocess.Popen([*dnsmasq, "--pid-file="], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    yield name
-    server.terminate()
-    server.wait()
-    run("ip", "link", "del", name)
+    with network.bridge() as name:
+        yield name
 
 
 def pytest_terminal_summary(terminalreporter):

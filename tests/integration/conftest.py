@@ -10,6 +10,7 @@ import os
 import subprocess
 import uuid
 
+import network
 import pytest
 from ansible.plugins.loader import init_plugin_loader
 from checkout import ROOT
@@ -50,12 +51,16 @@ class Fleet:
         return BaseCall(self.options(BASE_ARGUMENTS, options)).run(check_mode)
 
     def clone(self, check_mode=False, **options):
-        names = options.get("name")
-        options["name"] = [names] if isinstance(names, str) else names
-        result = CloneCall(self.options(CLONE_ARGUMENTS, options)).run(check_mode)
+        result = self.call(check_mode, **options)
         for failure in result["failures"].values():
             raise failure
         return result
+
+    def call(self, check_mode=False, **options):
+        """As ``clone``, with what failed in the result."""
+        names = options.get("name")
+        options["name"] = [names] if isinstance(names, str) else names
+        return CloneCall(self.options(CLONE_ARGUMENTS, options)).run(check_mode)
 
     def options(self, spec, given):
         unknown = set(given) - set(spec)
@@ -216,6 +221,12 @@ def golden(fleet):
     """A fleet with its sealed base."""
     fleet.golden()
     return fleet
+
+
+@pytest.fixture(scope="session")
+def bridge():
+    with network.bridge() as name:
+        yield name
 
 
 @pytest.fixture(scope="session")
