@@ -20,7 +20,7 @@ DRIVERS = {"storage.directory", "storage.overlay", "storage.btrfs", "storage.loo
 LAYERS = [
     {"errors"},
     {"command", "locks", "mounts"},
-    {"names", "config", "capabilities", "guest"},
+    {"names", "config", "capabilities", "guest", "disk"},
     {"container"},
     {"storage.driver", "storage.filesystem"},
     DRIVERS,
@@ -28,7 +28,7 @@ LAYERS = [
     {"host", "seal"},
     {"wanted", "apply"},
     {"fleet"},
-    {"bases"},
+    {"bases", "pools"},
 ]
 
 
