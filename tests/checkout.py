@@ -9,9 +9,15 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fleet-lxc"
+# The community package on PyPI that others' collections are taken from: Galaxy cannot be reached from every build machine.
+ANSIBLE = "12.3.0"
 
 
 def run(*command, cwd=ROOT, **environment):
@@ -36,3 +42,18 @@ def build_in(directory):
     run("ansible-galaxy", "collection", "build", ROOT, "--output-path", directory)
     (artefact,) = Path(directory).glob("fleet-lxc-*.tar.gz")
     return artefact
+
+
+def published(*names):
+    """The directory with others' collections in it, such as ``awx.awx``; downloaded once."""
+    place = CACHE / f"{'-'.join(names)}-of-ansible-{ANSIBLE}"
+    if not place.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        wanted = tuple(f"ansible_collections/{name.replace('.', '/')}/" for name in names)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "-d", scratch]
+            run(*pip, f"ansible=={ANSIBLE}")
+            with zipfile.ZipFile(next(Path(scratch).glob("ansible-*.whl"))) as wheel:
+                wheel.extractall(Path(scratch) / "taken", [name for name in wheel.namelist() if name.startswith(wanted)])
+            os.rename(Path(scratch) / "taken", place)
+    return place

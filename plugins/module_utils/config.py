@@ -11,6 +11,7 @@ Private to the collection fleet.lxc.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -130,6 +131,7 @@ class Config:
         return hashlib.sha256(str(self).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+@functools.lru_cache(maxsize=4096)  # a fleet's configurations are the same lines a thousand times
 def split_line(line: str) -> tuple[str, str] | None:
     """Key and value of a line, as liblxc reads them; None for a comment or anything that is no lxc key."""
     if not line.startswith("lxc."):

@@ -57,7 +57,10 @@ STORES = [
         {"vg": None, "thinpool": "pool", "size": "300M", "fstype": "xfs"},
     ),
     Store("lvm-thick", "ext", {"backing_store": "lvm"}, {"method": "snapshot"}, {"method": "copy"}, "volume_group", {"vg": None, "size": "96M"}),
-    Store("lvm-thick-copy", "ext", {"backing_store": "lvm"}, {"method": "copy"}, {"method": "copy"}, "volume_group", {"vg": None, "size": "128M", "fstype": "btrfs"}),
+    Store(
+        "lvm-thick-copy", "ext", {"backing_store": "lvm"}, {"method": "copy"}, {"method": "copy"}, "volume_group",
+        {"vg": None, "size": "128M", "fstype": "btrfs"},
+    ),
     Store("zfs", "ext", {"backing_store": "zfs"}, {"method": "snapshot"}, {"method": "snapshot"}, "zfs_dataset", {"zfs_dataset": None}),
     Store("zfs-copy", "ext", {"backing_store": "zfs"}, {"method": "copy"}, {"method": "copy"}, "zfs_dataset", {"zfs_dataset": None}),
 ]  # fmt: skip
@@ -176,12 +179,12 @@ def test_a_clone_of_a_clone_has_the_clones_changes(fleet, store):
 def test_a_clone_starts_and_lxcs_own_tools_work_on_it(fleet, store):
     fleet.clone(source="golden", name="one", state="started", **store.clone)
     path = ["-P", fleet.lxcpath, "-n", "one"]
-    assert "RUNNING" in subprocess.run(["lxc-info", *path, "-s"], capture_output=True, text=True, check=True).stdout
-    assert subprocess.run(["lxc-attach", *path, "--", "hostname"], capture_output=True, text=True, check=True).stdout.strip() == "one"
+    assert "RUNNING" in sh(["lxc-info", *path, "-s"])
+    assert sh(["lxc-attach", *path, "--", "hostname"]).strip() == "one"
     fleet.clone(source="golden", name="one", state="stopped", **store.clone)
-    subprocess.run(["lxc-start", *path], check=True)
-    subprocess.run(["lxc-stop", *path, "-k"], check=True)
-    subprocess.run(["lxc-destroy", *path], check=True)
+    sh(["lxc-start", *path])
+    sh(["lxc-stop", *path, "-k"])
+    sh(["lxc-destroy", *path])
     assert fleet.names() == ["golden"] and not os.path.exists(fleet.path("one"))
     assert not os.path.exists(fleet.path("golden", "lxc_snapshots"))
 

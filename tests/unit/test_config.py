@@ -61,7 +61,9 @@ def derived_from(text, **options):
 
 
 def test_name_rootfs_and_fstab_go_to_the_end_in_liblxcs_order():
-    config, files = derived_from("lxc.mount.fstab = /old\nlxc.uts.name=golden\nlxc.mount.fstab = /etc/fstab\nlxc.rootfs.path=/p/golden/rootfs\nlxc.start.auto = 1\n")
+    config, files = derived_from(
+        "lxc.mount.fstab = /old\nlxc.uts.name=golden\nlxc.mount.fstab = /etc/fstab\nlxc.rootfs.path=/p/golden/rootfs\nlxc.start.auto = 1\n"
+    )
     assert config.lines == ["lxc.start.auto = 1", "lxc.rootfs.path = dir:/q/web-1/rootfs", "lxc.uts.name = web-1", "lxc.mount.fstab = /q/web-1/fstab"]
     assert files == {"/etc/fstab": "/q/web-1/fstab"}
 
@@ -106,13 +108,17 @@ def test_an_include_that_is_missing_or_endless_is_refused(tmp_path):
             Config.parse(f"lxc.include = {tmp_path}/{name}\n").expanded()
 
 
-@pytest.mark.parametrize("line", ["lxc.utsname = a", "lxc.rootfs=/a", "lxc.network.type = veth", " lxc.network.0.hwaddr = x", "lxc.limit.nofile = 1", "lxc.seccomp = /x"])
+@pytest.mark.parametrize(
+    "line", ["lxc.utsname = a", "lxc.rootfs=/a", "lxc.network.type = veth", " lxc.network.0.hwaddr = x", "lxc.limit.nofile = 1", "lxc.seccomp = /x"]
+)
 def test_keys_of_lxc_2_are_told_with_their_mend(line):
     with pytest.raises(FleetError, match="lxc-update-config"):
         check_legacy(Config([line]), "golden")
 
 
-@pytest.mark.parametrize("line", ["lxc.uts.name = a", "lxc.rootfs.path = dir:/a", "lxc.net.0.type = veth", "lxc.mount.entry = a b", "lxc.seccomp.profile = /x", "# lxc.utsname = a"])
+@pytest.mark.parametrize(
+    "line", ["lxc.uts.name = a", "lxc.rootfs.path = dir:/a", "lxc.net.0.type = veth", "lxc.mount.entry = a b", "lxc.seccomp.profile = /x", "# lxc.utsname = a"]
+)
 def test_keys_of_today_are_not_taken_for_old_ones(line):
     check_legacy(Config([line]), "golden")
 

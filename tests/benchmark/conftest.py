@@ -1,0 +1,133 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Commands timed in turn, their ratios held to a bound and printed as one table; a throwaway lxcpath and network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from checkout import run
+
+ROWS = []
+
+
+@dataclass(frozen=True)
+class Row:
+    what: str
+    seconds: float
+    against: str
+    others: float
+    ratio: float
+    bound: str
+
+
+class Bench:
+    """An lxcpath with a sealed busybox base in it."""
+
+    def __init__(self, lxcpath):
+        self.lxcpath = lxcpath
+
+    def ansible(self, *arguments):
+        """One whole ``ansible`` command, as a user types it; returns its output."""
+        return run("ansible", "localhost", "-e", "ansible_python_interpreter=/usr/bin/python3", *arguments)
+
+    def clone(self, **options):
+        return self.ansible("-m", "lxc_clone", "-a", " ".join(f"{key}={value}" for key, value in {"lxcpath": self.lxcpath, **options}.items()))
+
+    def shell(self, script):
+        """A shell script with P, the lxcpath."""
+        return run("sh", "-euc", script, P=self.lxcpath)
+
+    def names(self):
+        return sorted(os.listdir(self.lxcpath))
+
+    def empty(self):
+        """Remove all clones, whoever made them, faster than by their own tools."""
+        for name in subprocess.run(["lxc-ls", "-P", self.lxcpath, "-1", "--active"], capture_output=True, text=True, check=True).stdout.split():
+            subprocess.run(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=True)
+        for name in self.names():
+            if name != "golden":
+                shutil.rmtree(f"{self.lxcpath}/{name}")
+        Path(self.lxcpath, "golden", "lxc_snapshots").unlink(missing_ok=True)
+        os.sync()
+
+
+def seconds(work):
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+@pytest.fixture
+def compare(bench):
+    """Times two ways in turn, A B A B …, cleans up after each, and holds the median of the pairs' ratios to a bound."""
+
+    def run_both(what, ours, against, theirs, *, at_most, runs=3, prepare=lambda: None, clean=True, check=lambda: None):
+        pairs = []
+        for _run in range(runs):
+            pair = []
+            for work in (ours, theirs):
+                prepare()
+                pair.append(seconds(work))
+                check()
+                if clean:
+                    bench.empty()
+            pairs.append(pair)
+        ratio = statistics.median(a / b for a, b in pairs)
+        a, b = (statistics.median(side) for side in zip(*pairs))
+        ROWS.append(Row(what, a, against, b, ratio, f"≤ {at_most:.2g}"))
+        assert ratio <= at_most, f"{what}: {a:.2f} s against {b:.2f} s of {against}, a ratio of {ratio:.2f}: {pairs}"
+
+    return run_both
+
+
+@pytest.fixture(scope="module")
+def bench():
+    lxcpath = f"/var/tmp/fleet-benchmark-{uuid.uuid4().hex[:8]}"
+    os.mkdir(lxcpath, 0o755)
+    made = Bench(lxcpath)
+    try:
+        made.ansible("-m", "lxc_base", "-a", f"name=golden template=busybox state=present lxcpath={lxcpath}")
+        yield made
+    finally:
+        made.empty()
+        shutil.rmtree(lxcpath)
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    """A bridge with DHCP, as lxc-net makes one, in a network of documentation addresses."""
+    name = f"fl{uuid.uuid4().hex[:6]}"
+    commands = [f"ip link add {name} type bridge", f"ip addr add 198.18.0.1/16 dev {name}", f"ip link set {name} up"]
+    for command in commands:
+        run(*command.split())
+    dnsmasq = ["dnsmasq", "--conf-file=/dev/null", "--keep-in-foreground", "--port=0", "--bind-interfaces", f"--interface={name}", "--except-interface=lo"]
+    dnsmasq += ["--dhcp-range=198.18.0.2,198.18.255.254", "--dhcp-lease-max=65000", "--dhcp-no-override", "--dhcp-authoritative", "--no-ping", "--leasefile-ro"]
+    server = subprocess.Popen([*dnsmasq, "--pid-file="], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield name
+    server.terminate()
+    server.wait()
+    run("ip", "link", "del", name)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table; FLEET_LXC_FIGURES names a file that gets it as Markdown."""
+    if not ROWS:
+        return
+    table = ["| what | s | against | s | ratio | bound |", "|---|---|---|---|---|---|"]
+    table += [f"| {r.what} | {r.seconds:.2f} | {r.against} | {r.others:.2f} | {r.ratio:.3f} | {r.bound} |" for r in ROWS]
+    terminalreporter.section("figures: medians, ratios within one run")
+    for line in table:
+        terminalreporter.write_line(line)
+    if os.environ.get("FLEET_LXC_FIGURES"):
+        Path(os.environ["FLEET_LXC_FIGURES"]).write_text("\n".join(table) + "\n", encoding="utf-8")

@@ -1,0 +1,134 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whole commands, as a user types them, against what the same user would do by hand. Ratios only: machines differ."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from checkout import published, run
+
+LOOP = 'i=1; while [ $i -le {count} ]; do lxc-copy -P "$P" -n golden -N n$i -s -B overlay; i=$((i+1)); done'
+
+
+def made(bench, count):
+    def check():
+        assert len(bench.names()) == count + 1
+
+    return check
+
+
+def test_a_thousand_clones_against_a_loop_of_lxc_copy(bench, compare):
+    compare(
+        "1,000 stopped overlay clones: ansible -m lxc_clone",
+        lambda: bench.clone(source="golden", name="n[1:1000]"),
+        "a serial shell loop of lxc-copy -s",
+        lambda: bench.shell(LOOP.format(count=1000)),
+        at_most=0.4,
+        check=made(bench, 1000),
+    )
+
+
+def test_a_thousand_clones_against_the_loop_in_one_shell_task(bench, compare):
+    compare(
+        "1,000 stopped overlay clones: ansible -m lxc_clone",
+        lambda: bench.clone(source="golden", name="n[1:1000]"),
+        "the same loop in ansible -m shell",
+        lambda: bench.ansible("-m", "shell", "-a", LOOP.format(count=1000).replace('"$P"', bench.lxcpath)),
+        at_most=0.4,
+        runs=1,
+        check=made(bench, 1000),
+    )
+
+
+def test_an_unchanged_run_over_a_thousand_against_a_ping(bench, compare):
+    bench.clone(source="golden", name="n[1:1000]")
+    compare(
+        "1,000 clones, nothing to do: ansible -m lxc_clone",
+        lambda: assert_unchanged(bench.clone(source="golden", name="n[1:1000]")),
+        "ansible -m ping",
+        lambda: bench.ansible("-m", "ping"),
+        at_most=2,
+        runs=5,
+        clean=False,
+    )
+    bench.empty()
+
+
+def assert_unchanged(said):
+    assert '"unchanged": 1000' in said and "SUCCESS" in said
+
+
+def test_the_removal_of_many_against_a_loop_of_lxc_destroy(bench, compare):
+    compare(
+        "removal of 500 clones: ansible -m lxc_clone state=absent",
+        lambda: bench.clone(name="n[1:500]", state="absent"),
+        "a serial shell loop of lxc-destroy",
+        lambda: bench.shell('i=1; while [ $i -le 500 ]; do lxc-destroy -P "$P" -n n$i; i=$((i+1)); done'),
+        at_most=1,
+        prepare=lambda: bench.clone(source="golden", name="n[1:500]"),
+        check=made(bench, 0),
+    )
+
+
+STARTED = """
+i=1; while [ $i -le 100 ]; do
+  lxc-copy -P "$P" -n golden -N n$i -s -B overlay
+  lxc-start -P "$P" -n n$i
+  until [ -n "$(lxc-info -P "$P" -n n$i -iH)" ]; do sleep 0.05; done
+  i=$((i+1))
+done
+"""
+# The same by a user in a hurry: nothing is waited for before all have been started.
+STARTED_THEN_AWAITED = STARTED.replace("  until", "  i=$((i+1))\ndone\ni=1; while [ $i -le 100 ]; do\n  until")
+
+
+@pytest.fixture(scope="module")
+def networked(bench, bridge):
+    network = {"lxc.net.0.type": "veth", "lxc.net.0.link": bridge, "lxc.net.0.flags": "up"}
+    bench.ansible("-m", "lxc_base", "-a", json.dumps({"name": "golden", "state": "present", "lxcpath": bench.lxcpath, "config": network}))
+    return bench
+
+
+@pytest.mark.parametrize(("loop", "described"), [(STARTED, "each awaited"), (STARTED_THEN_AWAITED, "all started, then awaited")], ids=["serial", "hurried"])
+def test_a_hundred_started_clones_with_addresses_against_a_loop(networked, compare, loop, described):
+    compare(
+        "100 started clones with addresses: ansible -m lxc_clone",
+        lambda: networked.clone(source="golden", name="n[1:100]", state="started", wait_for="network"),
+        f"a serial loop of lxc-copy, lxc-start, lxc-info ({described})",
+        lambda: networked.shell(loop),
+        at_most=0.8,
+        runs=3,
+        check=made(networked, 100),
+    )
+
+
+def test_a_hundred_clones_against_a_module_in_a_loop(bench, compare, tmp_path):
+    collections = published("community.general")
+    task = {
+        "name": "Clone",
+        "community.general.lxc_container": {
+            "name": "golden",
+            "clone_name": "n{{ item }}",
+            "clone_snapshot": True,
+            "backing_store": "overlayfs",
+            "lxc_path": bench.lxcpath,
+            "state": "stopped",
+        },
+        "loop": "{{ range(1, 101) | list }}",
+    }
+    playbook = tmp_path / "loop.yml"
+    playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
+    compare(
+        "100 stopped overlay clones: ansible -m lxc_clone",
+        lambda: bench.clone(source="golden", name="n[1:100]"),
+        "community.general.lxc_container in a loop",
+        lambda: run("ansible-playbook", "-e", "ansible_python_interpreter=/usr/bin/python3", playbook, ANSIBLE_COLLECTIONS_PATH=collections),
+        at_most=1 / 15,
+        runs=1,
+        check=made(bench, 100),
+    )
