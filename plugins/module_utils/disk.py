@@ -128,7 +128,11 @@ class Disk:
         if not self.file:
             return self.path
         loops = self.loops()
-        return loops[0] if loops else self.runner.run(["losetup", "--find", "--show", self.file]).stdout.strip()
+        if loops:
+            return loops[0]
+        if not os.path.exists("/dev/loop-control"):
+            self.runner.run(["modprobe", "loop"], check=False)
+        return self.runner.run(["losetup", "--find", "--show", self.file]).stdout.strip()
 
     def detach(self) -> None:
         for loop in self.loops():

@@ -277,7 +277,7 @@ class Lvm(Pool):
             raise FleetError(f"{there.path} is no thin pool", mend="Choose another name for the thin pool.", kind=CONFLICT)
         if not there:
             room = ["-L", f"{self.thinpool_size}b"] if self.thinpool_size else ["-l", "90%FREE"]
-            argv = ["lvcreate", "-q", "-y", "-Wy", "--type", "thin-pool", *room, "-n", self.thinpool, self.name]
+            argv = ["lvcreate", "-q", "-y", "--type", "thin-pool", *room, "-n", self.thinpool, self.name]
             steps.append(Step(f"make the thin pool {self.name}/{self.thinpool}", self.run(*argv)))
         return steps
 

@@ -20,8 +20,9 @@ import uuid
 
 import pytest
 import yaml
-from checkout import ROOT, run
+from checkout import run
 from conftest import need_lvm, need_zfs, sh
+from machine import Machine
 
 
 CALL = """
@@ -41,23 +42,12 @@ except FleetError as error:
 """
 
 
-class Machine:
-    """This machine, with mounts and an /etc of its own."""
+class Host(Machine):
+    """A machine whose storage is prepared."""
 
     def __init__(self, directory):
-        self.directory = directory
-        self.holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE)
-        self.holder.stdout.readline()
-        for name in ("upper", "work"):
-            (directory / name).mkdir()
-        self.sh(f"mount -t overlay -o lowerdir=/etc,upperdir={directory}/upper,workdir={directory}/work overlay /etc")
+        super().__init__(directory)
         self.kinds = {}
-
-    def command(self, *argv):
-        return ["nsenter", "--mount", "--target", str(self.holder.pid), "sh", "-c", f'cd {ROOT}; exec "$@"', "sh", *map(str, argv)]
-
-    def sh(self, command):
-        return sh(self.command("sh", "-c", command))
 
     def storage(self, check=False, **options):
         """Call the module, without Ansible around it; the steps that it took."""
@@ -85,14 +75,10 @@ class Machine:
         said = run(*self.command("ansible-playbook", *options, playbook))
         return int(re.search(r"changed=(\d+)", said).group(1)), said
 
-    def end(self):
-        self.holder.kill()
-        self.holder.wait()
-
 
 @pytest.fixture
 def machine(tmp_path):
-    made = Machine(tmp_path)
+    made = Host(tmp_path)
     yield made
     made.end()
 
@@ -103,6 +89,7 @@ def device(tmp_path):
     image = tmp_path / "device.img"
     with open(image, "wb") as file:
         file.truncate(400 << 20)
+    sh("[ -e /dev/loop-control ] || modprobe loop")
     name = sh(["losetup", "--find", "--show", "--partscan", str(image)]).strip()
     yield name
     sh(["losetup", "--detach", name])
