@@ -68,7 +68,8 @@ class Applier:
         """Take every step of a plan. Failures are collected; with ``on_error: stop`` nothing new is begun after one."""
         going = plan.having(planner.REMOVE) + plan.having(planner.SWEEP)
         owners = {item.name: _owners(item.container) for item in going}
-        self._each([item for item in plan.having(planner.REMOVE) if planner.STOP in item.steps], self._power, self.settings.stops_at_once)
+        up = [item for item in going if planner.STOP in _before_it_goes(item)]
+        self._each(up, lambda item: self._power(item, _before_it_goes(item)), self.settings.stops_at_once)
         # Removals keep the plan's order: dependents come before what they stand on.
         gone = self._each(plan.having(planner.REMOVE), self._remove, 1)
         gone += self._each(plan.having(planner.SWEEP), self._sweep)
@@ -85,17 +86,17 @@ class Applier:
         self._each(plan.having(planner.CONFIGURE), self._configure, 1)
         going_down, together, alone = [], [], []
         for item in plan.items:
-            if planner.REMOVE not in item.steps and _POWER & set(item.steps):
+            later = item.steps[len(_before_it_goes(item)) :]
+            if _POWER & set(later):
                 rootfs = item.creation.rootfs if item.creation else item.container.rootfs
-                if planner.START not in item.steps:
+                if planner.START not in later:
                     going_down.append(item)
                 elif self.host.registry.driver(rootfs).capabilities.parallel_start:
                     together.append(item)
                 else:
                     alone.append(item)
-        self._each(going_down, self._power, self.settings.stops_at_once)
-        self._each(together, self._power)
-        self._each(alone, self._power, 1)
+        for items, workers in ((going_down, self.settings.stops_at_once), (together, None), (alone, 1)):
+            self._each(items, lambda item: self._power(item, item.steps[len(_before_it_goes(item)) :]), workers)
         return self.done
 
     def _each(self, items: Iterable[Item], work: Callable[[Item], None], workers: int | None = None) -> list[Item]:
@@ -212,7 +213,7 @@ class Applier:
                 environment.update(LXC_HOOK_TYPE="clone", LXC_HOOK_SECTION="lxc")
             for value in config.get_all("lxc.hook.clone"):
                 arguments = "" if version == "1" else f" '{name}' 'lxc' 'clone'"
-                self.host.runner.run(["sh", "-c", f"exec {value}{arguments}"], env=environment, container=name)
+                self.host.runner.run(["sh", "-c", f"exec {value}{arguments}"], env=environment, container=name, daemon=True)
             self._name_guest(name, [root])
 
     def _name_guest(self, name: str, layers: list[str]) -> None:
@@ -243,8 +244,10 @@ class Applier:
         :raises FleetError: BUSY while something is mounted in it.
         """
         _refuse_mounted(directory)
-        if rootfs:
-            self.host.registry.driver(rootfs).discard(rootfs, mark)
+        driver = self.host.registry.driver(rootfs) if rootfs else None
+        # What lies elsewhere without a mark is another's, whatever a record or a copied configuration says.
+        if driver and (driver.outside or rootfs.path.startswith(f"{directory}/")):
+            driver.discard(rootfs, mark)
         remove_tree(directory)
 
     def _remove(self, item: Item) -> None:
@@ -291,13 +294,17 @@ class Applier:
 
     def _configure(self, item: Item) -> None:
         record = item.container.provenance
+        known = {**record.inherited, **item.inherited}
+        if known != record.inherited:
+            # Cut off from here on, what the keys had before is not forgotten.
+            write_atomically(f"{item.container.directory}/{PROVENANCE}", replace(record, inherited=known).dumps())
         write_atomically(f"{item.container.directory}/config", str(item.configured))
         record = replace(record, inherited=dict(item.inherited), config_digest=item.configured.digest())
         write_atomically(f"{item.container.directory}/{PROVENANCE}", record.dumps())
         self._took(item, planner.CONFIGURE)
 
-    def _power(self, item: Item) -> None:
-        for step in item.steps:
+    def _power(self, item: Item, steps: tuple[str, ...]) -> None:
+        for step in steps:
             if step == planner.START:
                 self.host.start(item.name, self.settings.timeout)
             elif step == planner.STOP:
@@ -309,6 +316,11 @@ class Applier:
             else:
                 continue
             self._took(item, step)
+
+
+def _before_it_goes(item: Item) -> tuple[str, ...]:
+    """The steps before a container is removed or swept; none where it stays."""
+    return next((item.steps[:index] for index, step in enumerate(item.steps) if step in (planner.REMOVE, planner.SWEEP)), ())
 
 
 def _refuse_mounted(directory: str) -> None:

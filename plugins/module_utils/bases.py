@@ -98,10 +98,11 @@ class BaseCall:
 
         :raises FleetError: with nothing half done: a base is whole, or the next run sweeps it.
         """
-        self.host.check(writing=not check_mode)
+        self.host.check(writing=True)
         plan = self._plan()
         if plan.changed and not check_mode:
-            with hold([lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)], timeout=self.options["lock_timeout"]):
+            wanted = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
+            with hold(wanted, timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
                 plan = self._plan()
                 self._apply(plan)
         found = self.host.read(self.name) if not check_mode else plan.found
@@ -178,7 +179,7 @@ class BaseCall:
             else:
                 check_unused(found, driver, "is not sealed")
             steps.append(SEAL)
-        elif state == "unsealed" and sealed:
+        elif state == "unsealed" and (sealed or self._half_sealed(found)):
             self._refuse_dependents(dependents, "is not unsealed")
             steps.append(UNSEAL)
         if config != found.config:
@@ -186,6 +187,11 @@ class BaseCall:
                 self._refuse_dependents(dependents, "is sealed and its config is not changed")
             steps.append(CONFIGURE)
         return BasePlan(tuple(steps), found, config, dependents, mark)
+
+    @staticmethod
+    def _half_sealed(found: Container) -> bool:
+        """Whether a seal was cut off before its record, or its undoing after it."""
+        return os.path.lexists(f"{found.directory}/{GUARD}") or with_guard(found.config, found.directory, False) != found.config
 
     def _configured(self, found: Container, sealed: bool) -> Config:
         config = Config(found.config.lines)
@@ -397,6 +403,8 @@ class BaseCall:
                 os.unlink(f"{base.directory}/{name}")
 
     def _forget(self, base: Container) -> None:
+        if base.rootfs and base.provenance.sealed:
+            self.registry.driver(base.rootfs).unseal(base.rootfs)
         self._without_guard(base, None)
         os.unlink(f"{base.directory}/{PROVENANCE}")
 

@@ -9,12 +9,13 @@ Private to the collection fleet.lxc.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, TIMEOUT, FleetError
 
@@ -64,6 +65,16 @@ class Runner:
 
     def __init__(self, timeout: float = 600.0):
         self.timeout = timeout
+        self._kept: tuple[int, ...] = ()
+
+    @contextlib.contextmanager
+    def keeping(self, descriptors: Sequence[int]) -> Iterator[None]:
+        """Let what is started hold our locks with us: should we be killed, they are free only when it has ended, too."""
+        self._kept = tuple(descriptors)
+        try:
+            yield
+        finally:
+            self._kept = ()
 
     def which(self, tool: str) -> str | None:
         return shutil.which(tool, path=os.environ.get("PATH", "") + ":" + SYSTEM_PATH)
@@ -87,15 +98,18 @@ class Runner:
         check: bool = True,
         env: Mapping[str, str] | None = None,
         container: str | None = None,
+        daemon: bool = False,
     ) -> Result:
         """Run a command and wait for it.
 
         :param timeout: seconds; default is the runner's.
         :param check: raise when the exit status is not 0.
         :param container: named in the error.
+        :param daemon: it leaves a process behind, which must not keep our locks.
         :raises FleetError: FAILED or TIMEOUT.
         """
-        environment = dict(os.environ, LC_ALL="C.UTF-8", PATH=os.environ.get("PATH", "") + ":" + SYSTEM_PATH)
+        # LVM tells of each descriptor that it inherits, and locks are such.
+        environment = dict(os.environ, LC_ALL="C.UTF-8", LVM_SUPPRESS_FD_WARNINGS="1", PATH=os.environ.get("PATH", "") + ":" + SYSTEM_PATH)
         environment.update(env or {})
         limit = self.timeout if timeout is None else timeout
         try:
@@ -106,6 +120,7 @@ class Runner:
                 stderr=subprocess.PIPE,
                 env=environment,
                 start_new_session=True,
+                pass_fds=() if daemon else self._kept,
                 text=True,
                 errors="surrogateescape",
             )

@@ -85,7 +85,9 @@ class Provenance:
             known = {one.name for one in fields(cls)}
             if not isinstance(data, dict) or data.get("format") != FORMAT:
                 return None
-            return cls(**{key: value for key, value in data.items() if key in known})
+            record = cls(**{key: value for key, value in data.items() if key in known})
+            texts = (record.id, record.name, record.lxcpath, record.origin, record.rootfs, record.family)
+            return record if all(isinstance(text, str) for text in texts) and isinstance(record.inherited, dict) else None
         except (ValueError, TypeError):
             return None
 

@@ -78,13 +78,13 @@ class CloneCall:
 
         :raises FleetError: before anything is touched. What fails later is in the result's ``failures``.
         """
-        self.host.check(writing=not check_mode)
+        self.host.check(writing=True)
         if self.source_host is not self.host:
             self.source_host.check(writing=False)
         seen = self._look()
         done = Done()
         if seen.plan.changed and not check_mode:
-            with hold(self._locks(), timeout=self.options["lock_timeout"]):
+            with hold(self._locks(), timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
                 seen = self._look()
                 done = Applier(self.host, self._settings(), seen.choice, seen.source).apply(seen.plan)
         elif check_mode:
@@ -142,7 +142,9 @@ class CloneCall:
                     version=VERSION,
                     expanded=self.source_host.expanded(source),
                 )
-        wanted = Wanted(self.clones, state, self.host.lxcpath, source, self.options["foreign"], self.options["cascade"], self.storage.size)
+        # A source that is gone, or mistyped, is a family's name still: it never widens a removal.
+        family = source.provenance.family if source and source.provenance else source_name
+        wanted = Wanted(self.clones, state, self.host.lxcpath, source, family, self.options["foreign"], self.options["cascade"], self.storage.size)
         plan = planner.plan(wanted, observed.containers, observed.dependents, make)
         warnings += [item.warning for item in plan.items if item.warning]
         return Seen(observed, plan, source, choice, warnings)

@@ -9,6 +9,7 @@ Private to the collection fleet.lxc.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -85,16 +86,23 @@ class LxcHost:
         states = self.states()
         observed = Observed(self.lxcpath)
         with os.scandir(self.lxcpath) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
         for name in names:
-            observed.containers[name] = self._read(name, *states.get(name, (STOPPED, None)))
-        by_path = {c.rootfs.path: c.name for c in observed.containers.values() if c.rootfs}
+            observed.containers[name] = self._entry(name, *states.get(name, (STOPPED, None)))
+        owners: dict[str, set[str]] = {}
+        standing: dict[str, list[Container]] = {}
         for container in observed.containers.values():
+            # What a broken one once had counts, too; and a copied directory names the path of its original.
+            recorded = Rootfs.parse(container.provenance.rootfs) if container.provenance else None
+            for rootfs in (container.rootfs, recorded):
+                if rootfs:
+                    owners.setdefault(rootfs.path, set()).add(container.name)
             driver = self.registry.drivers.get(container.rootfs.store) if container.rootfs else None
             for lower in driver.lower_of(container.rootfs) if driver else ():
-                owner = by_path.get(lower) or by_path.get(os.path.realpath(lower))
-                if owner and owner != container.name:
-                    observed.dependents.setdefault(owner, []).append(container)
+                standing.setdefault(lower, []).append(container)
+        for lower, dependents in standing.items():
+            for owner in owners.get(lower, set()) | owners.get(os.path.realpath(lower), set()):
+                observed.dependents.setdefault(owner, []).extend(one for one in dependents if one.name != owner)
         return observed
 
     def read(self, name: str) -> Container | None:
@@ -102,7 +110,7 @@ class LxcHost:
         if not os.path.isdir(f"{self.lxcpath}/{name}"):
             return None
         self.registry.refresh()
-        return self._read(name, *self.states().get(name, (STOPPED, None)))
+        return self._entry(name, *self.states().get(name, (STOPPED, None)))
 
     def expanded(self, container: Container) -> Config:
         """A container's configuration with its includes.
@@ -121,6 +129,14 @@ class LxcHost:
                 "its configuration is not one that LXC loads", container=container.name, why=_errors_in(loaded.stderr.splitlines()) or loaded.said, kind=DAMAGED
             )
         return expanded
+
+    def _entry(self, name: str, state: str, pid: int | None) -> Container:
+        """What bears a name below the lxcpath. LXC follows a symlink to a directory elsewhere; we see it, and never take it for ours."""
+        path = f"{self.lxcpath}/{name}"
+        if not os.path.isdir(path):
+            return Container(name, self.lxcpath, FOREIGN, damage="it is no directory")
+        container = self._read(name, state, pid)
+        return replace(container, kind=FOREIGN, provenance=None) if os.path.islink(path) else container
 
     def _read(self, name: str, state: str, pid: int | None) -> Container:
         directory = f"{self.lxcpath}/{name}"
@@ -172,13 +188,13 @@ class LxcHost:
 
     @staticmethod
     def _record(path: str) -> Provenance | str | None:
-        """The record in a file; '' for an empty one, which a power cut leaves; None for no file."""
+        """The record in a file; '' for an empty or zeroed or cut one, which a power cut leaves; None for no file or another's."""
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
         except OSError:
             return None
-        return Provenance.loads(text) if text else ""
+        return Provenance.loads(text) or (None if text.rstrip().endswith("}") else "")
 
     @staticmethod
     def _bare(directory: str) -> bool:
@@ -252,11 +268,12 @@ class LxcHost:
         except FileNotFoundError:
             pass
         try:
-            result = self.runner.run(["lxc-start", "-P", self.lxcpath, "-n", name, "-d", "-o", log, "-l", "ERROR"], timeout=timeout, check=False)
+            result = self.runner.run(["lxc-start", "-P", self.lxcpath, "-n", name, "-d", "-o", log, "-l", "ERROR"], timeout=timeout, check=False, daemon=True)
         except FleetError as error:
-            # lxc-start has daemonised by then.
-            self.runner.run(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
-            raise FleetError("did not start in time", container=name, why=str(error), mend="Raise the option timeout.", kind=TIMEOUT) from error
+            # lxc-start has daemonised by then, and one that hangs in a hook does not heed lxc-stop.
+            with contextlib.suppress(FleetError):
+                self.runner.run(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
+            raise FleetError("did not start in time", container=name, why=str(error), mend=f"See {log}, or raise the option timeout.", kind=TIMEOUT) from error
         if result.rc != 0:
             guard = os.path.join(self.lxcpath, name, "fleet.lxc.guard.refused")
             why = "it is a sealed base" if os.path.exists(guard) else _errors_of(log) or result.said

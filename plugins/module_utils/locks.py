@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Iterable, Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, RESOURCES, FleetError
@@ -27,7 +27,7 @@ class Lock:
 
     key: str
     exclusive: bool
-    what: str = ""
+    what: str = field(default="", compare=False)  # two paths may lead to one lxcpath
 
 
 def lxcpath_lock(lxcpath: str) -> Lock:
@@ -43,7 +43,7 @@ def base_lock(lxcpath: str, name: str, exclusive: bool) -> Lock:
 
 
 @contextlib.contextmanager
-def hold(locks: Iterable[Lock], timeout: float) -> Iterator[None]:
+def hold(locks: Iterable[Lock], timeout: float) -> Iterator[tuple[int, ...]]:
     """Hold several locks, taken in sorted order.
 
     :param timeout: seconds for all of them together.
@@ -52,11 +52,13 @@ def hold(locks: Iterable[Lock], timeout: float) -> Iterator[None]:
     directory = _directory()
     deadline = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:
+        held: list[int] = []
         for lock in sorted(set(locks)):
             descriptor = os.open(f"{directory}/{lock.key}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, descriptor)
             _take(descriptor, lock, deadline, timeout)
-        yield
+            held.append(descriptor)
+        yield tuple(held)
 
 
 def _take(descriptor: int, lock: Lock, deadline: float, timeout: float) -> None:
@@ -79,12 +81,22 @@ def _take(descriptor: int, lock: Lock, deadline: float, timeout: float) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """The pids that hold a file's flock, as /proc/locks tells."""
-    inode = f":{os.fstat(descriptor).st_ino}"
+    """The pids that hold a file's flock, as /proc/locks tells; of a run that was killed, what it started and still works."""
+    own = os.fstat(descriptor)
     with open("/proc/locks", encoding="ascii") as file:
         lines = [line.split() for line in file]
-    pids = {words[4] for words in lines if "FLOCK" in words and "->" not in words and any(word.endswith(inode) for word in words)}
-    return ", ".join(sorted(pids)) or "unknown"
+    pids = {words[4] for words in lines if "FLOCK" in words and "->" not in words and any(word.endswith(f":{own.st_ino}") for word in words)}
+    alive = {pid for pid in pids if os.path.exists(f"/proc/{pid}")}
+    return ", ".join(sorted(alive or _openers(own))) or "unknown"
+
+
+def _openers(file: os.stat_result) -> set[str]:
+    pids = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if any(os.path.samestat(os.stat(entry.path), file) for entry in os.scandir(f"/proc/{pid}/fd") if entry.name.isdigit()):
+                pids.add(pid)
+    return pids - {str(os.getpid())}
 
 
 def _directory() -> str:

@@ -66,6 +66,7 @@ class Wanted:
     state: str
     lxcpath: str
     source: Container | None = None
+    family: str | None = None  # of which removed clones must be; None: of any
     foreign: bool = False
     cascade: bool = False
     size: int | None = None
@@ -159,7 +160,7 @@ def plan(wanted: Wanted, containers: Mapping[str, Container], dependents: Mappin
 def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: Make | None) -> Item:
     name, source = clone.name.name, wanted.source
     if found is None or found.kind == UNFINISHED:
-        steps = (SWEEP,) if found else ()
+        steps = _sweep(found) if found else ()
         steps += (CREATE, *POWER.get((STOPPED, wanted.state), ()))
         return Item(name, steps, found, _creation(clone, wanted, source, make), state=_after(steps, STOPPED))
     family = source.provenance.family if source.provenance else source.name
@@ -176,9 +177,16 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
     after = _after(steps, found.state)
     restart = bool(configured) and after != STOPPED and START not in steps
     warning = f"{name}: {found.remark}" if found.remark else ""
-    if not configured and found.provenance.config_digest and found.config.digest() != found.provenance.config_digest:
-        warning = f"{name}: its config was edited since it was last written here; no key of this task is concerned"
+    if found.provenance.config_digest and found.config.digest() != found.provenance.config_digest:
+        warning = f"{name}: its config was edited since it was last written here; " + (
+            "what this task sets is put right" if configured else "no key of this task is concerned"
+        )
     return Item(name, steps, found, None, configured, inherited, after, restart, warning)
+
+
+def _sweep(found: Container) -> tuple[str, ...]:
+    # One that a power cut left may have been started with the host.
+    return (*POWER.get((found.state, "absent"), ()), SWEEP)
 
 
 def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make) -> Creation:
@@ -250,7 +258,7 @@ def _absent(name: str, found: Container | None, wanted: Wanted) -> Item:
     if found is None:
         return Item(name, state=ABSENT)
     if found.kind == UNFINISHED:
-        return Item(name, (SWEEP,), found, state=ABSENT)
+        return Item(name, _sweep(found), found, state=ABSENT)
     if found.is_base:
         raise FleetError("is a base, which lxc_clone does not remove", container=name, mend=f"Use lxc_base name={name} state=absent.", kind=CONFLICT)
     if found.kind == FOREIGN and not wanted.foreign:
@@ -260,9 +268,8 @@ def _absent(name: str, found: Container | None, wanted: Wanted) -> Item:
             mend=f"Name it alone and set foreign: true, or use lxc-destroy -n {name}.",
             kind=CONFLICT,
         )
-    family = wanted.source.provenance.family if wanted.source and wanted.source.provenance else wanted.source.name if wanted.source else None
-    if family and found.provenance and found.provenance.family != family:
-        raise FleetError(_what_it_is(found, family), container=name, mend="Leave source out to remove a clone of any family.", kind=CONFLICT)
+    if wanted.family and found.provenance and found.provenance.family != wanted.family:
+        raise FleetError(_what_it_is(found, wanted.family), container=name, mend="Leave source out to remove a clone of any family.", kind=CONFLICT)
     return Item(name, (*POWER.get((found.state, "absent"), ()), REMOVE), found, state=ABSENT)
 
 

@@ -54,11 +54,14 @@ def _quote(text: str) -> str:
 
 
 def fingerprint(base: Container, driver: StorageDriver) -> str:
-    """Device, inode and ctime of the places where a change of the root filesystem shows."""
+    """Inode, ctime and size of the places where a change of the root filesystem shows.
+
+    No device number: that of a loop device, of LVM or of a btrfs subvolume is another one after the next boot.
+    """
     digest = hashlib.sha256()
 
     def add(name: str, stat: os.stat_result | None) -> None:
-        facts = (stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size) if stat else None
+        facts = (stat.st_ino, stat.st_ctime_ns, stat.st_size) if stat else None
         digest.update(f"{name} {facts}\n".encode())
 
     for sign in driver.signs(base.rootfs):

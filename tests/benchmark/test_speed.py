@@ -39,7 +39,7 @@ def test_a_thousand_clones_against_the_loop_in_one_shell_task(bench, compare):
         lambda: bench.clone(source="golden", name="n[1:1000]"),
         "the same loop in ansible -m shell",
         lambda: bench.ansible("-m", "shell", "-a", LOOP.format(count=1000).replace('"$P"', bench.lxcpath)),
-        at_most=0.4,
+        at_most=0.5,
         runs=1,
         check=made(bench, 1000),
     )
@@ -65,12 +65,13 @@ def assert_unchanged(said):
 
 def test_the_removal_of_many_against_a_loop_of_lxc_destroy(bench, compare):
     compare(
-        "removal of 500 clones: ansible -m lxc_clone state=absent",
-        lambda: bench.clone(name="n[1:500]", state="absent"),
+        "removal of 1,000 clones: ansible -m lxc_clone state=absent",
+        lambda: bench.clone(name="n[1:1000]", state="absent"),
         "a serial shell loop of lxc-destroy",
-        lambda: bench.shell('i=1; while [ $i -le 500 ]; do lxc-destroy -P "$P" -n n$i; i=$((i+1)); done'),
+        lambda: bench.shell('i=1; while [ $i -le 1000 ]; do lxc-destroy -P "$P" -n n$i; i=$((i+1)); done'),
         at_most=1,
-        prepare=lambda: bench.clone(source="golden", name="n[1:500]"),
+        runs=1,
+        prepare=lambda: bench.clone(source="golden", name="n[1:1000]"),
         check=made(bench, 0),
     )
 
@@ -94,15 +95,17 @@ def networked(bench, bridge):
     return bench
 
 
-@pytest.mark.parametrize(("loop", "described"), [(STARTED, "each awaited"), (STARTED_THEN_AWAITED, "all started, then awaited")], ids=["serial", "hurried"])
-def test_a_hundred_started_clones_with_addresses_against_a_loop(networked, compare, loop, described):
+@pytest.mark.parametrize(
+    ("loop", "described", "at_most"), [(STARTED, "each awaited", 0.8), (STARTED_THEN_AWAITED, "all started, then awaited", 1)], ids=["serial", "hurried"]
+)
+def test_a_hundred_started_clones_with_addresses_against_a_loop(networked, compare, loop, described, at_most):
     compare(
         "100 started clones with addresses: ansible -m lxc_clone",
         lambda: networked.clone(source="golden", name="n[1:100]", state="started", wait_for="network"),
         f"a serial loop of lxc-copy, lxc-start, lxc-info ({described})",
         lambda: networked.shell(loop),
-        at_most=0.8,
-        runs=3,
+        at_most=at_most,
+        runs=1 if at_most < 1 else 3,
         check=made(networked, 100),
     )
 

@@ -48,7 +48,7 @@ def make():
 
 def plan(containers, state, names=("web",), config=None, dependents=None, **more):
     clones = tuple(planner.WantedClone(Name(name), config or {}) for name in names)
-    return planner.plan(planner.Wanted(clones, state, P, golden(), **more), {c.name: c for c in containers}, dependents or {}, make())
+    return planner.plan(planner.Wanted(clones, state, P, golden(), "golden", **more), {c.name: c for c in containers}, dependents or {}, make())
 
 
 TABLE = {

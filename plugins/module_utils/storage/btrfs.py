@@ -67,6 +67,7 @@ class BtrfsDriver(StorageDriver):
 
     def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
         self.runner.run(["btrfs", "subvolume", "create", rootfs.path])
+        os.chmod(rootfs.path, 0o755)  # whatever the umask is: it is the guest's own /
 
     def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
         if order.reader.store == self.store and self._one_filesystem(order.source.path, os.path.dirname(target.path)):

@@ -40,7 +40,8 @@ class DirectoryDriver(StorageDriver):
         return [shortage] if shortage else []
 
     def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
-        os.mkdir(rootfs.path, 0o755)
+        os.mkdir(rootfs.path)
+        os.chmod(rootfs.path, 0o755)  # whatever the umask is: it is the guest's own /
 
     def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
         self.create(target, directory, order.storage, mark)

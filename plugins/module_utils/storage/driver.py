@@ -79,6 +79,7 @@ class StorageDriver(ABC):
 
     store: ClassVar[str]
     capabilities: ClassVar[Capabilities]
+    outside: ClassVar[bool] = False  # its root filesystems lie outside of the container's directory, and bear the container's id
     takes: ClassVar[frozenset[str]] = frozenset()  # the options of Storage that mean something to it
 
     def __init__(self, runner: Runner):
@@ -210,7 +211,7 @@ class StorageDriver(ABC):
     def signs(self, rootfs: Rootfs) -> list[str]:
         """Facts that differ once the root filesystem was changed; beside those within the guest."""
         stat = os.stat(rootfs.path)
-        return [f"{stat.st_dev} {stat.st_ino} {stat.st_ctime_ns} {stat.st_size}"]
+        return [f"{stat.st_ino} {stat.st_ctime_ns} {stat.st_size}"]
 
     @abstractmethod
     def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:

@@ -80,6 +80,7 @@ class Group:
 
 class LvmDriver(StorageDriver):
     store = "lvm"
+    outside = True
     takes = frozenset({"size", "fstype", "vg", "thinpool", "cow_size"})
     capabilities = Capabilities(
         snapshot=True,

@@ -46,6 +46,7 @@ class Dataset:
 
 class ZfsDriver(StorageDriver):
     store = "zfs"
+    outside = True
     takes = frozenset({"zfs_dataset"})
     capabilities = Capabilities(snapshot=True, snapshot_of_snapshot=True, source_removable_with_clones=False, parallel=False)
 

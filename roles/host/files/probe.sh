@@ -21,6 +21,10 @@ done
 
 dhcp() { grep -q dnsmasq "/proc/$(cat /run/lxc/dnsmasq.pid)/cmdline"; }
 up() { [ -e /run/lxc/network_up ] && [ -d "/sys/class/net/$bridge" ] && dhcp; }
+# The bridge that lxc-net keeps up.
+# shellcheck source=/dev/null
+keeps=$([ ! -r /etc/default/lxc ] || . /etc/default/lxc; echo "${LXC_BRIDGE:-lxcbr0}")
+[ -e /run/lxc/network_up ] && [ -d "/sys/class/net/$keeps" ] || keeps=
 ports=$(ls "/sys/class/net/$bridge/brif" 2>/dev/null)
 address=$(ip -4 -o address show dev "$bridge" 2>/dev/null | sed -n 's/.* inet \([^ ]*\).*/\1/p' | head -1)
 
@@ -43,7 +47,7 @@ writable=$(yes [ -n "$scratch" ])
 # shellcheck disable=SC2086  # the lists are words
 cat <<END
 {"lxc": "$(lxc-info --version 2>/dev/null)", "missing": [$(list $missing)], "lxc_net": "$lxc_net", "cgroup": "$cgroup",
- "bridge": $(yes [ -d "/sys/class/net/$bridge" ]), "address": "$address", "ports": [$(list $ports)],
+ "bridge": $(yes [ -d "/sys/class/net/$bridge" ]), "address": "$address", "keeps": "$keeps", "ports": [$(list $ports)],
  "dhcp": $(yes dhcp), "flag": $(yes [ -e /run/lxc/network_up ]), "up": $(yes up),
  "lxcpath": "$lxcpath", "writable": $writable, "overlay": ${overlay:-false}, "reflink": ${reflink:-false},
  "filesystem": "$(stat -f -c %T "$lxcpath" 2>/dev/null)", "free": "$(df -h --output=avail "$lxcpath" 2>/dev/null | tail -1 | tr -d ' ')"}
