@@ -13,10 +13,10 @@ import contextlib
 import os
 import uuid
 from dataclasses import dataclass, replace
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping, TypeVar
 
 from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
-from ansible_collections.fleet.lxc.plugins.module_utils import mounts, names
+from ansible_collections.fleet.lxc.plugins.module_utils import dpkg, mounts, names
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils.apply import Applier, Settings, claim, complete, with_guard, write_atomically, write_guard
 from ansible_collections.fleet.lxc.plugins.module_utils.seal import REFUSED, check_unused, fingerprint, guard_script
@@ -35,13 +35,16 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import (
 )
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import VERSION, now, require_root
+from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, names_of
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, check_storage
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_storage
 
-CREATE, ADOPT, SWEEP, STOP, CONFIGURE, SEAL, UNSEAL, FORGET, REMOVE = "create", "adopt", "sweep", "stop", "configure", "seal", "unseal", "forget", "remove"
+CREATE, ADOPT, SWEEP, STOP, CONFIGURE, TUNE, SEAL, UNSEAL = "create", "adopt", "sweep", "stop", "configure", "tune", "seal", "unseal"
+FORGET, REMOVE = "forget", "remove"
+T = TypeVar("T")
 _MAKERS = ("template", "rootfs_archive", "adopt")
 
 
@@ -77,6 +80,7 @@ class BaseCall:
             for key, values in configuration.check_options(options["config"] or {}).items()
         }
         self.storage = wanted_storage(options["storage"])
+        self.warnings: list[str] = []
         self._check_options()
 
     def _check_options(self) -> None:
@@ -106,7 +110,7 @@ class BaseCall:
                 plan = self._plan()
                 self._apply(plan)
         found = self.host.read(self.name) if not check_mode else plan.found
-        return {"changed": plan.changed, "actions": list(plan.steps), "base": self._record(found, plan), "diff": self._diff(plan)}
+        return {"changed": plan.changed, "actions": list(plan.steps), "base": self._record(found, plan), "diff": self._diff(plan), "warnings": list(dict.fromkeys(self.warnings))}
 
     # Planning
 
@@ -186,7 +190,40 @@ class BaseCall:
             if sealed and SEAL not in steps and UNSEAL not in steps and dependents:
                 self._refuse_dependents(dependents, "is sealed and its config is not changed")
             steps.append(CONFIGURE)
+        if self._is_to_be_tuned(found):
+            if sealed and UNSEAL not in steps:
+                self._refuse_dependents(dependents, "is sealed and its files are not changed")
+                check_unused(found, driver, "is sealed and its files are not changed")
+                steps += [SEAL] if SEAL not in steps else []
+            last = [steps.pop()] if steps and steps[-1] in (SEAL, UNSEAL) else []
+            steps += [TUNE, *last]
         return BasePlan(tuple(steps), found, config, dependents, mark)
+
+    def _is_to_be_tuned(self, found: Container) -> bool:
+        """Whether dpkg_unsafe_io asks for something else than what the guest has."""
+        wanted = self.options["dpkg_unsafe_io"]
+        if wanted is None:
+            return False
+        there = self._in_guest(found, dpkg.unsafe_io)
+        if there is None:
+            self._warn_of_no_dpkg()
+        return there is not None and there != wanted
+
+    def _warn_of_no_dpkg(self) -> None:
+        self.warnings.append(f"{self.name} has no dpkg ({dpkg.DIRECTORY} is missing), so dpkg_unsafe_io does nothing")
+
+    def _in_guest(self, found: Container, work: Callable[[GuestRoot], T], writable: bool = False) -> T:
+        """Run a function on a base's whole root filesystem, which a running one has mounted already."""
+        driver = self.registry.driver(found.rootfs)
+
+        def run() -> T:
+            if found.pid:
+                with GuestRoot([f"/proc/{found.pid}/root"]) as guest:
+                    return work(guest)
+            with driver.rootfs_view(found.rootfs, f"{found.directory}/rootfs", writable) as root, GuestRoot([root]) as guest:
+                return work(guest)
+
+        return mounts.in_private_mounts(run)
 
     @staticmethod
     def _half_sealed(found: Container) -> bool:
@@ -263,6 +300,7 @@ class BaseCall:
             ADOPT: lambda: self._adopt(plan.found),
             STOP: lambda: self._stop(plan.found),
             CONFIGURE: lambda: self._write_config(plan),
+            TUNE: lambda: self._tune(plan),
             SEAL: lambda: self._seal(plan),
             UNSEAL: self._unseal,
             FORGET: lambda: self._forget(plan.found),
@@ -317,6 +355,10 @@ class BaseCall:
                     + ["--numeric-owner", "--same-owner", "--preserve-permissions", "--xattrs", "--xattrs-include=*", "--acls", "--sparse"],
                     container=self.name,
                 )
+            if self.options["dpkg_unsafe_io"]:
+                with GuestRoot([root]) as guest:
+                    if not dpkg.set_unsafe_io(guest, True):
+                        self._warn_of_no_dpkg()
 
     def _by_template(self) -> None:
         """lxc-create finds its directory made and, where the store needs that, mounted: each store is served alike."""
@@ -370,6 +412,13 @@ class BaseCall:
         write_atomically(f"{found.directory}/config", str(config))
         record = replace(found.provenance, inherited=inherited, config_digest=config.digest())
         write_atomically(f"{found.directory}/{PROVENANCE}", record.dumps())
+
+    def _tune(self, plan: BasePlan) -> None:
+        found = replace(plan.found, state=STOPPED, pid=None) if STOP in plan.steps else plan.found
+        if found.provenance and found.provenance.sealed:
+            # What seals it by the store's means is in the way. Cut off here, the changed fingerprint tells.
+            self.registry.driver(found.rootfs).unseal(found.rootfs)
+        self._in_guest(found, lambda guest: dpkg.set_unsafe_io(guest, self.options["dpkg_unsafe_io"]), writable=True)
 
     def _seal(self, plan: BasePlan) -> None:
         base = self.host.read(self.name)
@@ -449,6 +498,10 @@ class BaseCall:
             for key in sorted({*self.config, *(found.provenance.inherited if found.provenance else {})}):
                 before += [f"  {key} = {value}\n" for value in found.config.get_all(key)]
                 after += [f"  {key} = {value}\n" for value in plan.config.get_all(key)]
+        if TUNE in plan.steps:
+            wanted = self.options["dpkg_unsafe_io"]
+            before.append(f"  dpkg_unsafe_io: {str(not wanted).lower()}\n")
+            after.append(f"  dpkg_unsafe_io: {str(wanted).lower()}\n")
         return {"before": "".join(before), "after": "".join(after), "before_header": "base", "after_header": "base"}
 
 

@@ -83,6 +83,7 @@ BASE_ARGUMENTS: dict[str, Any] = {
     "config": {"type": "dict"},
     "state": {"type": "str", "choices": ["present", "sealed", "unsealed", "absent"], "default": "present"},
     "stop": {"type": "bool", "default": False},
+    "dpkg_unsafe_io": {"type": "bool"},
     "delete_adopted": {"type": "bool", "default": False},
     "cascade": {"type": "bool", "default": False},
 }

@@ -20,7 +20,7 @@ DRIVERS = {"storage.directory", "storage.overlay", "storage.btrfs", "storage.loo
 LAYERS = [
     {"errors"},
     {"command", "locks", "mounts"},
-    {"names", "config", "capabilities", "guest", "disk"},
+    {"names", "config", "capabilities", "guest", "disk", "dpkg"},
     {"container"},
     {"storage.driver", "storage.filesystem"},
     DRIVERS,
