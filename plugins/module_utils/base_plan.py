@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping, TypeVar
 
-from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils import dpkg, mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, FOREIGN, STOPPED, UNFINISHED, Container
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, names_of
 from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_unused, fingerprint, with_guard
 
-CREATE, ADOPT, SWEEP, STOP, CONFIGURE, SEAL, UNSEAL, FORGET, REMOVE = "create", "adopt", "sweep", "stop", "configure", "seal", "unseal", "forget", "remove"
+CREATE, ADOPT, SWEEP, STOP, CONFIGURE, TUNE, SEAL, UNSEAL = "create", "adopt", "sweep", "stop", "configure", "tune", "seal", "unseal"
+FORGET, REMOVE = "forget", "remove"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,28 @@ class BasePlan:
     found: Container | None
     config: Config | None = None
     dependents: tuple[Container, ...] = ()
-    fingerprint: str | None = None
 
     @property
     def changed(self) -> bool:
         return bool(self.steps)
+
+
+def in_guest(host: LxcHost, found: Container, work: Callable[[GuestRoot], T], writable: bool = False) -> T:
+    """Run a function on a base's whole root filesystem, which a running one has mounted already."""
+    driver = host.registry.driver(found.rootfs)
+
+    def run() -> T:
+        if found.pid:
+            with GuestRoot([f"/proc/{found.pid}/root"]) as guest:
+                return work(guest)
+        with driver.rootfs_view(found.rootfs, f"{found.directory}/rootfs", writable) as root, GuestRoot([root]) as guest:
+            return work(guest)
+
+    return mounts.in_private_mounts(run)
+
+
+def no_dpkg(name: str) -> str:
+    return f"{name} has no dpkg ({dpkg.DIRECTORY} is missing), so dpkg_unsafe_io does nothing"
 
 
 class BasePlanner:
@@ -49,6 +69,7 @@ class BasePlanner:
     def __init__(self, host: LxcHost, name: str, options: Mapping[str, Any], config: Mapping[str, list[str]]):
         self.host, self.name, self.options, self.config = host, name, options, config
         self.runner, self.registry = host.runner, host.registry
+        self.warnings: list[str] = []
 
     def plan(self) -> BasePlan:
         state = self.options["state"]
@@ -139,7 +160,24 @@ class BasePlanner:
             if sealed and SEAL not in steps and UNSEAL not in steps and dependents:
                 self._refuse_dependents(dependents, "is sealed and its config is not changed")
             steps.append(CONFIGURE)
-        return BasePlan(tuple(steps), found, config, dependents, mark)
+        if self._is_to_be_tuned(found):
+            if sealed and UNSEAL not in steps:
+                self._refuse_dependents(dependents, "is sealed and its files are not changed")
+                check_unused(found, driver, "is sealed and its files are not changed")
+                steps += [SEAL] if SEAL not in steps else []
+            last = [steps.pop()] if steps and steps[-1] in (SEAL, UNSEAL) else []
+            steps += [TUNE, *last]
+        return BasePlan(tuple(steps), found, config, dependents)
+
+    def _is_to_be_tuned(self, found: Container) -> bool:
+        """Whether dpkg_unsafe_io asks for something else than what the guest has."""
+        wanted = self.options["dpkg_unsafe_io"]
+        if wanted is None:
+            return False
+        there = in_guest(self.host, found, dpkg.unsafe_io)
+        if there is None:
+            self.warnings.append(no_dpkg(self.name))
+        return there is not None and there != wanted
 
     @staticmethod
     def _half_sealed(found: Container) -> bool:

@@ -25,6 +25,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     SEAL,
     STOP,
     SWEEP,
+    TUNE,
     UNSEAL,
     BasePlan,
     BasePlanner,
@@ -79,17 +80,25 @@ class BaseCall:
         """
         self.host.check(writing=True)
         planner = BasePlanner(self.host, self.name, self.options, self.config)
-        plan = planner.plan()
+        plan, warnings = planner.plan(), planner.warnings
         if plan.changed and not check_mode:
             wanted = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
             with hold(wanted, timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
                 plan = planner.plan()
+                applier = BaseApplier(self.host, self.name, self.options, self.config, self.storage)
                 try:
-                    BaseApplier(self.host, self.name, self.options, self.config, self.storage).apply(plan)
+                    applier.apply(plan)
                 except OSError as error:
                     raise FleetError("failed", container=self.name, why=str(error), kind=FAILED) from error
+                warnings += applier.warnings
         found = self._foreseen(plan) if check_mode else self.host.read(self.name)
-        return {"changed": plan.changed, "actions": list(plan.steps), "base": self._record(found, plan), "diff": self._diff(plan)}
+        return {
+            "changed": plan.changed,
+            "actions": list(plan.steps),
+            "base": self._record(found, plan),
+            "diff": self._diff(plan),
+            "warnings": list(dict.fromkeys(warnings)),
+        }
 
     def _foreseen(self, plan: BasePlan) -> Container | None:
         """The base as the steps would leave it; a new generation has no name yet."""
@@ -135,6 +144,10 @@ class BaseCall:
             for key in sorted({*self.config, *(found.provenance.inherited if found.provenance else {})}):
                 before += [f"  {key} = {value}\n" for value in found.config.get_all(key)]
                 after += [f"  {key} = {value}\n" for value in plan.config.get_all(key)]
+        if TUNE in plan.steps:
+            wanted = self.options["dpkg_unsafe_io"]
+            before.append(f"  dpkg_unsafe_io: {str(not wanted).lower()}\n")
+            after.append(f"  dpkg_unsafe_io: {str(wanted).lower()}\n")
         return {"before": "".join(before), "after": "".join(after), "before_header": "base", "after_header": "base"}
 
 

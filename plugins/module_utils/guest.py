@@ -132,6 +132,38 @@ class GuestRoot:
             _set_times(top, times)
         return WRITTEN
 
+    def write(self, path: str, data: bytes) -> str:
+        """Like :meth:`replace`, and make a file that does not exist, readable by all, with its directory's owner.
+
+        :returns: ABSENT where there is no such directory.
+        """
+        found = self._find(path)
+        if not found:
+            return ABSENT
+        directory, name, stat, _layer = found
+        if stat is not None:
+            return self.replace(path, data)
+        owner = os.fstat(directory.merged())
+        top = self._in_top_layer(directory)
+        with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=top), "wb") as file:
+            file.write(data)
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            os.fchmod(file.fileno(), 0o644)
+        return WRITTEN
+
+    def remove(self, path: str) -> None:
+        """Remove a file or symlink, if it is there. For a root filesystem of one layer: lower ones would show through.
+
+        :raises FleetError: CONFLICT for a directory.
+        """
+        found = self._find(path)
+        if not found or found[2] is None:
+            return
+        directory, name, stat, layer = found
+        if modes.S_ISDIR(stat.st_mode):
+            raise _no_file(path)
+        os.unlink(name, dir_fd=directory.descriptors[layer])
+
     def _in_top_layer(self, directory: _Directory) -> int:
         """A directory's descriptor in the topmost layer, made there like the guest sees it where only lower layers have it."""
         if directory.descriptors[0] is not None:

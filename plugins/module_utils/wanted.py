@@ -83,6 +83,7 @@ BASE_ARGUMENTS: dict[str, Any] = {
     "config": {"type": "dict"},
     "state": {"type": "str", "choices": ["present", "sealed", "unsealed", "absent"], "default": "present"},
     "stop": {"type": "bool", "default": False},
+    "dpkg_unsafe_io": {"type": "bool"},
     "delete_adopted": {"type": "bool", "default": False},
     "cascade": {"type": "bool", "default": False},
 }
@@ -108,7 +109,7 @@ def parse_size(option: str, text: str | None) -> int | None:
         return None
     match = _SIZE.fullmatch(text.strip().upper())
     if not match or not int(match.group(1)):
-        raise FleetError(f"storage.{option} {text!r} is no size", mend="Write a number with K, M, G or T, such as 2G.", kind=INVALID)
+        raise FleetError(f"{option} {text!r} is no size", mend="Write a number with K, M, G or T, such as 2G.", kind=INVALID)
     return int(match.group(1)) << (10 * " KMGT".index(match.group(2) or " "))
 
 
@@ -122,7 +123,7 @@ def wanted_storage(options: Mapping[str, Any] | None) -> Storage:
         if given.get(option) is not None and not _STORAGE_NAME[option].fullmatch(given[option]):
             raise FleetError(f"storage.{option} {given[option]!r} is no name", kind=INVALID)
     for option in ("size", "cow_size"):
-        given[option] = parse_size(option, given.get(option))
+        given[option] = parse_size(f"storage.{option}", given.get(option))
     return Storage(**given)
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import uuid
 
@@ -125,11 +126,20 @@ def disk(directory, name, size):
     return device, device
 
 
+def need_lvm():
+    if not os.path.exists("/dev/mapper/control") or not shutil.which("lvm"):
+        pytest.skip("no device-mapper here: ./test storage brings it along")
+
+
+def need_zfs():
+    if not os.path.exists("/dev/zfs") or not shutil.which("zfs"):
+        pytest.skip("no ZFS here: ./test storage brings it along")
+
+
 @pytest.fixture(scope="session")
 def volume_group(tmp_path_factory):
     """A VG, with a dash in its name, and a thin pool in it."""
-    if not os.path.exists("/dev/mapper/control") or subprocess.run(["lvm", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("no device-mapper here: ./test storage brings it along")
+    need_lvm()
     name = f"fleet-test-{uuid.uuid4().hex[:6]}"
     device, loop = disk(tmp_path_factory.mktemp("lvm"), "lvm", 6 << 30)
     sh(["vgcreate", "-q", "-y", name, device])
@@ -144,8 +154,7 @@ def volume_group(tmp_path_factory):
 @pytest.fixture(scope="session")
 def zfs_dataset(tmp_path_factory):
     """A dataset in a pool of its own."""
-    if not os.path.exists("/dev/zfs") or subprocess.run(["zfs", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("no ZFS here: ./test storage brings it along")
+    need_zfs()
     pool = f"fleet{uuid.uuid4().hex[:6]}"
     device, loop = disk(tmp_path_factory.mktemp("zfs"), "zfs", 2 << 30)
     sh(["zpool", "create", "-f", "-m", "none", pool, device])

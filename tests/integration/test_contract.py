@@ -94,9 +94,7 @@ def test_a_base_goes_with_its_dependents_and_with_nothing_else(layered, refused)
     assert layered.up() == ["on-3"]
 
 
-@pytest.mark.parametrize(
-    ("below", "call"), [("copy", lambda fleet: fleet.clone), ("golden", lambda fleet: fleet.base)], ids=["lxc_clone", "lxc_base"]
-)
+@pytest.mark.parametrize(("below", "call"), [("copy", lambda fleet: fleet.clone), ("golden", lambda fleet: fleet.base)], ids=["lxc_clone", "lxc_base"])
 def test_cascade_removes_nothing_where_one_dependent_is_foreign_or_runs(layered, below, call):
     sh(["lxc-copy", "-P", layered.lxcpath, "-n", below, "-N", "by-hand", "-s"])
     names = layered.names()

@@ -593,8 +593,7 @@ def _quoted(theirs, ours):
 
 def test_a_path_that_only_begins_like_the_bases(by_hand):
     ours = by_hand(
-        "lxc.hook.stop = {base}-common/hook\n"
-        "lxc.mount.entry = overlay srv overlay lowerdir=/srv,upperdir={base}2/upper,workdir={base}2/work 0 0\n",
+        "lxc.hook.stop = {base}-common/hook\nlxc.mount.entry = overlay srv overlay lowerdir=/srv,upperdir={base}2/upper,workdir={base}2/work 0 0\n",
         {"name-prefix"},
     )
     assert len([line for line in ours.config if "golden-common/" in line or "golden2/upper" in line]) == 2

@@ -25,9 +25,7 @@ def state_of(fleet, name):
 @pytest.fixture
 def networked(fleet, bridge):
     """A fleet whose base is attached to the bridge."""
-    fleet.base(
-        name="golden", template="busybox", state="sealed", config={"lxc.net.0.type": "veth", "lxc.net.0.link": bridge, "lxc.net.0.flags": "up"}
-    )
+    fleet.base(name="golden", template="busybox", state="sealed", config={"lxc.net.0.type": "veth", "lxc.net.0.link": bridge, "lxc.net.0.flags": "up"})
     return fleet
 
 

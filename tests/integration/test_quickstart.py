@@ -140,7 +140,10 @@ LXC_NET = "$(ls /usr/libexec/lxc/lxc-net /usr/lib/*/lxc/lxc-net 2>/dev/null | he
 @pytest.mark.parametrize(
     "taken,message",
     [
-        ("ip link add office type bridge && ip address add 10.0.3.9/25 dev office && ip link set office up", r"10\.0\.3\.0/24 is in use by office \(10\.0\.3\.0/25\)"),
+        (
+            "ip link add office type bridge && ip address add 10.0.3.9/25 dev office && ip link set office up",
+            r"10\.0\.3\.0/24 is in use by office \(10\.0\.3\.0/25\)",
+        ),
         (
             f"printf '%s\\n' LXC_BRIDGE=office LXC_ADDR=10.66.0.1 LXC_NETWORK=10.66.0.0/24 LXC_DHCP_RANGE=10.66.0.2,10.66.0.9 >>/etc/default/lxc-net; {LXC_NET} start",
             "lxc-net keeps the bridge office already",
@@ -159,8 +162,14 @@ def test_a_network_that_is_taken_is_refused(machine, taken, message):
 @pytest.mark.parametrize(
     "change,message",
     [
-        ("rm /usr/bin/python3 /usr/bin/apt-get", "neither Debian nor Ubuntu. Install Python 3.10 or later .* LXC 4.0 or later with lxc-net, a static busybox, dnsmasq"),
-        ("rm /usr/bin/python3; printf '#!/bin/sh\\necho 3.9\\n' >/usr/bin/python3; chmod +x /usr/bin/python3", "Ansible needs Python 3.10 or later, and this machine has 3.9"),
+        (
+            "rm /usr/bin/python3 /usr/bin/apt-get",
+            "neither Debian nor Ubuntu. Install Python 3.10 or later .* LXC 4.0 or later with lxc-net, a static busybox, dnsmasq",
+        ),
+        (
+            "rm /usr/bin/python3; printf '#!/bin/sh\\necho 3.9\\n' >/usr/bin/python3; chmod +x /usr/bin/python3",
+            "Ansible needs Python 3.10 or later, and this machine has 3.9",
+        ),
     ],
 )
 def test_an_unsupported_machine_is_told_what_it_needs(machine, change, message):

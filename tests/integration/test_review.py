@@ -90,7 +90,6 @@ def test_a_sealed_base_is_the_same_after_its_disk_got_another_device_number(tmp_
         fleet.golden()
         fleet.clone(source="golden", name="web-1")
         first = os.stat(point).st_dev
-        loop = sh(["findmnt", "-no", "SOURCE", str(point)]).strip()
         sh(["umount", str(point)])
         dummy = tmp_path / "dummy"
         dummy.write_bytes(b"\0" * 4096 * 1024)
@@ -108,7 +107,6 @@ def test_a_sealed_base_is_the_same_after_its_disk_got_another_device_number(tmp_
 def test_source_lxcpath_may_be_the_same_directory_under_another_name(golden, aside):
     alias = f"{aside}/alias"
     os.symlink(golden.lxcpath, alias)
-    begin = time.monotonic()
     try:
         golden.clone(source="golden", source_lxcpath=alias, name="web", lock_timeout=2)
     except FleetError as error:
@@ -454,7 +452,6 @@ def test_a_full_disk_is_an_error_and_no_traceback(tmp_path):
         fleet = Fleet(point / "lxc")
         os.mkdir(fleet.lxcpath)
         fleet.golden()
-        stat = os.statvfs(point)
         with open(point / "filler", "wb") as file:
             try:
                 while True:

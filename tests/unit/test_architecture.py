@@ -20,7 +20,7 @@ DRIVERS = {"storage.directory", "storage.overlay", "storage.btrfs", "storage.loo
 LAYERS = [
     {"errors"},
     {"command", "locks", "mounts"},
-    {"names", "config", "capabilities", "guest"},
+    {"names", "config", "capabilities", "guest", "disk", "dpkg"},
     {"container"},
     {"records"},
     {"bookkeeping"},
@@ -30,7 +30,7 @@ LAYERS = [
     {"host", "seal"},
     {"wanted", "apply"},
     {"fleet", "base_plan", "base_apply"},
-    {"bases"},
+    {"bases", "pools"},
 ]
 
 

@@ -10,6 +10,7 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Collection, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
@@ -44,14 +45,7 @@ class BtrfsDriver(StorageDriver):
         if reader.store == self.store and self._one_filesystem(source.path, lxcpath):
             nested = subvolumes_below(source.path)
             if nested:
-                return [
-                    FleetError(
-                        f"the source has a nested subvolume ({nested[0]})",
-                        why="a snapshot would show an empty directory in its place",
-                        mend="Turn it into a plain directory in the base.",
-                        kind=UNSUPPORTED,
-                    )
-                ]
+                return [_nested(nested)]
             return []
         if order.method != COPY:
             return [FleetError(f"a btrfs snapshot cannot leave its filesystem for {lxcpath}", mend="Use method: copy.", kind=UNSUPPORTED)]
@@ -91,6 +85,17 @@ class BtrfsDriver(StorageDriver):
             for path in reversed(subvolumes_below(rootfs.path)):
                 self.runner.run(["btrfs", "subvolume", "delete", path])
             self.runner.run(["btrfs", "subvolume", "delete", rootfs.path])
+
+
+def _nested(paths: Sequence[str]) -> FleetError:
+    path = shlex.quote(paths[-1])
+    return FleetError(
+        f"the source holds {len(paths)} nested subvolume{'s' if len(paths) > 1 else ''}: {', '.join(paths[:10])}{' …' if len(paths) > 10 else ''}",
+        why="a snapshot would show an empty directory in place of each",
+        mend=f"Make plain directories of them while the source is not sealed, the innermost first: mv {path} {path}.subvolume && "
+        f"cp -a --reflink=always {path}.subvolume {path} && btrfs subvolume delete {path}.subvolume",
+        kind=UNSUPPORTED,
+    )
 
 
 def is_subvolume(path: str) -> bool:

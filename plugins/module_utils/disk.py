@@ -1,0 +1,175 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A block device, or a sparse file in its place, that storage for containers is to be made on: what it holds, who uses it.
+
+Nothing here overwrites anything: what is not empty is refused.
+
+Private to the collection fleet.lxc.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import json
+import os
+import stat as modes
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import CONFLICT, INVALID, MISSING, FleetError
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One thing that libblkid knows by its magic number."""
+
+    type: str
+    label: str
+    uuid: str
+
+    def __str__(self) -> str:
+        return f"{self.type} (label {self.label})" if self.label else self.type
+
+
+class Disk:
+    """Where storage is to be made.
+
+    :param device: a block device.
+    :param file: a file instead, sparse and made where it is missing.
+    :param size: that file's, in bytes.
+    """
+
+    def __init__(self, runner: Runner, device: str | None = None, file: str | None = None, size: int | None = None):
+        self.runner, self.file, self.size = runner, file, size
+        self.path = file or (os.path.realpath(device) if device else "")
+        if bool(device) == bool(file) or bool(file) != bool(size):
+            raise FleetError("give either a device, or a file with its size", kind=INVALID)
+        if not (file or device).startswith("/"):
+            raise FleetError(f"{file or device} is no absolute path", kind=INVALID)
+        if device and not os.path.exists(device):
+            raise FleetError(f"there is no device {device}", mend="See lsblk.", kind=MISSING)
+        kind = os.lstat(self.path).st_mode if os.path.lexists(self.path) else None
+        if kind and not (modes.S_ISREG(kind) if file else modes.S_ISBLK(kind)):
+            raise FleetError(f"{self.path} is no {'regular file' if file else 'block device'}", kind=INVALID)
+
+    def signatures(self) -> list[Signature]:
+        """What lies on it; empty for a file that is yet to be made."""
+        if not os.path.exists(self.path):
+            return []
+        return signatures(self.runner, self.path)
+
+    def is_there(self) -> bool:
+        return os.path.exists(self.path)
+
+    def holds(self, kind: str) -> Signature | None:
+        """Its signature of a type when that is the only one."""
+        found = self.signatures()
+        return found[0] if found and {one.type for one in found} == {kind} else None
+
+    def must_be_empty(self) -> None:
+        """:raises FleetError: CONFLICT with what is on it and what uses it."""
+        found = [f"it holds {', '.join(dict.fromkeys(map(str, self.signatures())))}"] if self.signatures() else []
+        found += self._users()
+        if self.file and not found and self.is_there() and _has_data(self.path):
+            found.append("it holds data of an unknown kind")
+        if found:
+            self.refuse("; ".join(found))
+
+    def refuse(self, why: str) -> NoReturn:
+        """:raises FleetError: CONFLICT, always."""
+        raise FleetError(
+            f"{self.path} is not empty and is left as it is",
+            why=why,
+            mend="Name another file, or remove this one if nothing in it is needed."
+            if self.file
+            else f"Name another device. If nothing on it is needed, end what uses it (see lsblk {self.path}) and clear it: wipefs --all {self.path}.",
+            kind=CONFLICT,
+        )
+
+    def _users(self) -> list[str]:
+        if self.file:
+            return [f"it is attached as {loop}" for loop in self.loops()]
+        number = os.stat(self.path).st_rdev
+        device = f"{os.major(number)}:{os.minor(number)}"
+        sysfs = f"/sys/dev/block/{device}"
+        points = [mount.point for mount in mounts.table() if mount.device == device or os.path.realpath(mount.source) == self.path]
+        users = [f"it is mounted at {point}" for point in points]
+        users += [f"it has the partition {os.path.basename(os.path.dirname(path))}" for path in sorted(glob.glob(f"{sysfs}/*/partition"))]
+        users += [f"{os.path.basename(path)} stands on it" for path in sorted(glob.glob(f"{sysfs}/holders/*"))]
+        with open("/proc/swaps", encoding="utf-8") as file:
+            users += ["it is swap space" for line in file if os.path.realpath(line.split()[0]) == self.path]
+        if not users:
+            try:
+                # The kernel's own claims are exclusive, and known here whatever mount namespace they were made in.
+                os.close(os.open(self.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                users.append("it is in use")
+        return users
+
+    def loops(self) -> list[str]:
+        """The loop devices that stand on the file."""
+        return [loop for loop in loop_devices() if self.file and self.is_there() and _same(loop_devices()[loop], self.file)]
+
+    def make_file(self) -> None:
+        """Make the file, all of it a hole."""
+        os.makedirs(os.path.dirname(self.file), exist_ok=True)
+        with open(os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.truncate(max(self.size, os.fstat(file.fileno()).st_size))
+
+    def attach(self) -> str:
+        """The block device: the file's loop device, made when there is none."""
+        if not self.file:
+            return self.path
+        loops = self.loops()
+        if loops:
+            return loops[0]
+        if not os.path.exists("/dev/loop-control"):
+            self.runner.run(["modprobe", "loop"], check=False)
+        return self.runner.run(["losetup", "--find", "--show", self.file]).stdout.strip()
+
+    def detach(self) -> None:
+        for loop in self.loops():
+            self.runner.run(["losetup", "--detach", loop])
+
+
+def signatures(runner: Runner, path: str) -> list[Signature]:
+    """What libblkid recognises on a device or in a file; reads only."""
+    said = runner.run(["wipefs", "--no-act", "--json", path]).stdout
+    rows = json.loads(said)["signatures"] if said.strip() else []
+    return [Signature(row["type"], row["label"] or "", row["uuid"] or "") for row in rows]
+
+
+def loop_devices() -> dict[str, str]:
+    """{loop device: the file that it stands on}."""
+    found = {}
+    for path in sorted(glob.glob("/sys/block/loop*/loop/backing_file")):
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                found[f"/dev/{path.split('/')[3]}"] = file.read().rstrip("\n")
+        except OSError:
+            continue
+    return found
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _has_data(path: str) -> bool:
+    """Whether a file is more than one hole (lseek(2), SEEK_DATA)."""
+    with open(path, "rb") as file:
+        try:
+            os.lseek(file.fileno(), 0, os.SEEK_DATA)
+        except OSError as error:
+            return error.errno != errno.ENXIO
+    return True

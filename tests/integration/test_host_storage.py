@@ -1,0 +1,330 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The storage that the role host prepares: made once, found again, refused where something is, removed when empty and asked for.
+
+LVM and ZFS are tested where the kernel has them. /etc is a throwaway overlay, and what is mounted is seen by the test alone.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import uuid
+
+import pytest
+import yaml
+from checkout import run
+from conftest import need_lvm, need_zfs, sh
+from machine import Machine
+
+
+CALL = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.pools import STORAGE_ARGUMENTS, StorageCall
+options = {key: argument.get("default") for key, argument in STORAGE_ARGUMENTS.items()}
+options.update(json.loads(sys.argv[2]))
+for kind in ("btrfs", "lvm", "zfs"):
+    if options[kind]:
+        options[kind] = {**dict.fromkeys(STORAGE_ARGUMENTS[kind]["options"]), **options[kind]}
+try:
+    print(json.dumps(StorageCall(options).run(sys.argv[3] == "check")))
+except FleetError as error:
+    sys.exit(str(error))
+"""
+
+
+class Host(Machine):
+    """A machine whose storage is prepared."""
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.kinds = {}
+
+    def storage(self, check=False, **options):
+        """Call the module, without Ansible around it; the steps that it took."""
+        done = subprocess.run(
+            self.command(sys.executable, "-c", CALL, json.dumps(sys.path), json.dumps({**self.kinds, **options}), "check" if check else "run"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["actions"]
+
+    def refused(self, match, **options):
+        for check in (True, False):
+            with pytest.raises(AssertionError, match=match):
+                self.storage(check, **options)
+
+    def role(self, check=False, tasks_from="storage", **variables):
+        """Run a part of the role; (how many tasks changed something, all that it said)."""
+        kinds = {f"host_{kind}": options for kind, options in self.kinds.items()}
+        task = {"ansible.builtin.include_role": {"name": "fleet.lxc.host", "tasks_from": tasks_from}, "vars": {**kinds, **variables}}
+        playbook = self.directory / "play.yml"
+        playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
+        options = ["--inventory", "localhost,", "--connection", "local", "--diff", *(["--check"] if check else [])]
+        said = run(*self.command("ansible-playbook", *options, playbook))
+        return int(re.search(r"changed=(\d+)", said).group(1)), said
+
+
+@pytest.fixture
+def machine(tmp_path):
+    made = Host(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A block device that is blank."""
+    image = tmp_path / "device.img"
+    with open(image, "wb") as file:
+        file.truncate(400 << 20)
+    sh("[ -e /dev/loop-control ] || modprobe loop")
+    name = sh(["losetup", "--find", "--show", "--partscan", str(image)]).strip()
+    yield name
+    sh(["losetup", "--detach", name])
+
+
+class Btrfs:
+    """What each test needs to know of one kind."""
+
+    def __init__(self, machine, tmp_path):
+        self.variables = {"btrfs": {"mountpoint": str(tmp_path / "mounted")}}
+        self.name, self.machine = str(tmp_path / "mounted"), machine
+
+    def there(self):
+        return self.machine.sh(f"findmnt -n -o FSTYPE,LABEL {self.name} || true").split() == ["btrfs", "fleet.lxc"]
+
+    def occupy(self):
+        self.machine.sh(f"btrfs subvolume create {self.name}/web")
+
+    def vacate(self):
+        self.machine.sh(f"btrfs subvolume delete {self.name}/web")
+
+    def reboot(self):
+        self.machine.sh(f"umount {self.name}")
+
+    def clean(self):
+        pass  # the mount goes with its namespace
+
+
+class Lvm:
+    def __init__(self, machine, tmp_path):
+        self.name, self.machine = f"fleet-host-{uuid.uuid4().hex[:6]}", machine
+        self.variables = {"lvm": {"vg": self.name, "thinpool": "thin-pool", "thinpool_size": "200M"}}
+
+    def there(self):
+        return sh(f"lvs --noheadings -o lv_name,lv_attr {self.name} 2>/dev/null || true").split()[:1] == ["thin-pool"]
+
+    def occupy(self):
+        sh(["lvcreate", "-q", "-y", "-V", "100M", "--thinpool", f"{self.name}/thin-pool", "-n", "web"])
+
+    def vacate(self):
+        sh(["lvremove", "-q", "-y", f"{self.name}/web"])
+
+    def reboot(self):
+        devices = sh(f"pvs --noheadings -o pv_name -S vg_name={self.name}").split()
+        sh(["vgchange", "-q", "-an", self.name])
+        sh(["losetup", "--detach", *devices])
+
+    def clean(self):
+        devices = sh(f"pvs --noheadings -o pv_name -S vg_name={self.name}", check=False).split()
+        if devices:
+            sh(["vgremove", "-q", "-f", "-y", self.name])
+            sh(["pvremove", "-q", "-y", *devices])
+            sh(["losetup", "--detach", *devices], check=False)
+
+
+class Zfs:
+    def __init__(self, machine, tmp_path):
+        self.name, self.machine = f"fleet{uuid.uuid4().hex[:6]}", machine
+        self.variables = {"zfs": {"dataset": f"{self.name}/some/lxc"}}
+
+    def there(self):
+        return sh(f"zfs get -H -o value mountpoint,acltype {self.name}/some/lxc 2>/dev/null || true").split() in (["none", "posix"], ["none", "posixacl"])
+
+    def occupy(self):
+        sh(["zfs", "create", f"{self.name}/some/lxc/web"])
+
+    def vacate(self):
+        sh(["zfs", "destroy", f"{self.name}/some/lxc/web"])
+
+    def reboot(self):
+        sh(["zpool", "export", self.name])
+
+    def clean(self):
+        sh(["zpool", "destroy", "-f", self.name], check=False)
+
+
+@pytest.fixture(params=[Btrfs, Lvm, Zfs], ids=["btrfs", "lvm", "zfs"])
+def kind(request, machine, tmp_path):
+    {Btrfs: lambda: None, Lvm: need_lvm, Zfs: need_zfs}[request.param]()
+    made = request.param(machine, tmp_path)
+    machine.kinds = made.variables
+    yield made
+    made.clean()
+
+
+@pytest.fixture
+def on_file(kind, tmp_path):
+    (variables,) = kind.variables.values()
+    variables.update(file=str(tmp_path / "trials" / "a file"), size="400M")
+    return variables["file"]
+
+
+@pytest.fixture
+def on_device(kind, device):
+    (variables,) = kind.variables.values()
+    variables["device"] = device
+    return device
+
+
+def test_the_role_makes_it_once_and_destroys_what_is_named(machine, kind, on_file):
+    changed, said = machine.role(check=True)
+    assert changed == 1 and not os.path.exists(on_file) and not kind.there()
+    planned = re.findall(r"^\+(.*)$", said, re.M)
+    changed, said = machine.role()
+    assert changed == 1 and kind.there() and re.findall(r"^\+(.*)$", said, re.M) == planned
+    assert machine.role()[0] == 0
+    assert machine.role(tasks_from="storage_absent")[0] == 0 and kind.there()
+    with pytest.raises(AssertionError, match="host_storage_destroy names other"):
+        machine.role(tasks_from="storage_absent", host_storage_destroy=["other"])
+    assert machine.role(tasks_from="storage_absent", host_storage_destroy=[kind.name])[0] == 1 and not kind.there()
+
+
+def test_what_lies_on_a_file_survives_a_reboot_and_goes_only_when_it_is_empty(machine, kind, on_file):
+    planned = machine.storage(check=True)
+    assert planned and not os.path.exists(on_file)
+    assert machine.storage() == planned and kind.there()
+    assert os.stat(on_file).st_blocks * 512 < 100 << 20
+    assert machine.storage() == machine.storage(check=True) == []
+    kind.reboot()
+    machine.refused("cannot be seen.*state: present first", state="absent")
+    assert machine.storage(check=True) == machine.storage() != [] and kind.there() and machine.storage() == []
+    kind.occupy()
+    machine.refused("while something is on it: .*web", state="absent")
+    kind.vacate()
+    assert machine.storage(state="absent", check=True) == machine.storage(state="absent") != []
+    assert not kind.there() and not os.path.exists(on_file) and machine.storage(state="absent") == []
+    assert "fleet.lxc" not in machine.sh("cat /etc/fstab")
+
+
+def test_an_empty_device_is_used_and_given_back_empty(machine, kind, on_device):
+    made = machine.storage()
+    assert kind.there() and machine.storage() == []
+    machine.storage(state="absent")
+    assert not kind.there() and machine.storage(check=True) == [step for step in made if "directory" not in step]
+
+
+OCCUPIED = {
+    "it holds ext4 .label data.": "mkfs.ext4 -q -L data {device}",
+    "it holds dos": "cat {point}.mbr >{device}",
+    "it holds swap.*it is swap space": "mkswap -q {device} && swapon {device}",
+    "it holds ext4.*it is mounted at": "mkfs.ext4 -q {device} && mkdir -p {point} && mount -o ro {device} {point}",
+}
+
+
+@pytest.mark.parametrize("match", OCCUPIED)
+def test_a_device_that_is_not_empty_is_refused(machine, kind, on_device, tmp_path, match):
+    # A partition table with one partition: of Linux, from sector 2048, 204,800 sectors long.
+    (tmp_path / "point.mbr").write_bytes(bytes(446) + struct.pack("<B3sB3sII", 0, bytes(3), 0x83, bytes(3), 2048, 204800) + bytes(48) + b"\x55\xaa")
+    machine.sh(OCCUPIED[match].format(device=on_device, point=tmp_path / "point"))
+    before = sh(["sha256sum", on_device])
+    try:
+        machine.refused(f"{on_device} is not empty and is left as it is: {match}.*wipefs --all")
+        if isinstance(kind, Btrfs):
+            with pytest.raises(AssertionError, match=match):
+                machine.role()
+        assert sh(["sha256sum", on_device]) == before
+    finally:
+        machine.sh(f"swapoff {on_device} 2>/dev/null; umount {on_device} 2>/dev/null; true")
+
+
+def test_a_device_in_use_in_another_mount_namespace_is_refused(machine, kind, on_device, tmp_path):
+    # Its superblock is wiped beneath the mount: only the kernel knows.
+    point = tmp_path / "elsewhere"
+    point.mkdir()
+    sh(["mkfs.ext4", "-q", on_device])
+    sh(["mount", on_device, str(point)])
+    try:
+        sh(["wipefs", "-q", "--all", "--force", on_device])
+        machine.refused("is not empty.*(in use|mounted)")
+    finally:
+        sh(["umount", str(point)])
+
+
+@pytest.mark.parametrize(("content", "match"), [(b"x" * 4096, "data of an unknown kind"), (None, "it holds xfs")], ids=["data", "xfs"])
+def test_a_file_that_is_not_ours_is_refused(machine, kind, on_file, content, match):
+    os.mkdir(os.path.dirname(on_file))
+    with open(on_file, "wb") as file:
+        file.write(content or b"")
+        file.truncate(400 << 20)
+    if content is None:
+        sh(["mkfs.xfs", "-q", on_file])
+    machine.refused(f"is not empty.*{match}.*[Nn]ame another file")
+    assert not kind.there()
+
+
+def test_what_somebody_else_made_is_used_and_never_destroyed(machine, kind, on_device, tmp_path):
+    (variables,) = kind.variables.values()
+    if isinstance(kind, Btrfs):
+        machine.sh(f"mkfs.btrfs -q {on_device} && mkdir {kind.name} && mount {on_device} {kind.name}")
+    elif isinstance(kind, Lvm):
+        sh(["vgcreate", "-q", kind.name, on_device])
+    else:
+        sh(["zpool", "create", "-m", "none", kind.name, on_device])
+    machine.storage()
+    assert machine.storage() == []
+    machine.refused("was not made by fleet.lxc", state="absent")
+    del variables["device"]
+    if not isinstance(kind, Btrfs):
+        assert machine.storage() == []
+        variables.update(file=str(tmp_path / "other"), size="400M")
+        machine.refused(f"already a (VG|pool) {kind.name} on")
+
+
+def test_what_does_not_exist_needs_a_place(machine, kind):
+    machine.refused("does not exist.*Set device, or file and size")
+
+
+def test_a_directory_with_something_in_it_is_not_mounted_over(machine, tmp_path):
+    (tmp_path / "full" / "web").mkdir(parents=True)
+    machine.refused("not empty: web would be hidden", btrfs={"mountpoint": str(tmp_path / "full"), "file": str(tmp_path / "image"), "size": "400M"})
+    assert not (tmp_path / "image").exists()
+
+
+def test_an_attached_btrfs_carries_clones(machine, tmp_path):
+    machine.storage(btrfs={"mountpoint": str(tmp_path / "lxc"), "file": str(tmp_path / "image"), "size": "1G"})
+    arguments = f"name=golden template=busybox backing_store=btrfs lxcpath={tmp_path}/lxc"
+    run(*machine.command("ansible", "localhost", "-m", "lxc_base", "-a", arguments))
+    run(*machine.command("ansible", "localhost", "-m", "lxc_clone", "-a", f"source=golden name=web-[1:3] lxcpath={tmp_path}/lxc"))
+    assert machine.sh(f"ls {tmp_path}/lxc").split() == ["golden", "web-1", "web-2", "web-3"]
+
+
+def test_lxcs_defaults_are_written_when_asked_and_never_over_others(machine):
+    wanted = {"host_lvm": {"vg": "some-vg", "thinpool": "thin"}, "host_zfs": {"dataset": "tank/lxc"}}
+    machine.sh("mkdir -p /etc/lxc && echo lxc.lxcpath = /srv/lxc >/etc/lxc/lxc.conf")
+    assert machine.role(tasks_from="defaults", check=True, **wanted)[0] == 1
+    assert machine.role(tasks_from="defaults", **wanted)[0] == 1 and machine.role(tasks_from="defaults", **wanted)[0] == 0
+    values = [machine.sh(f"lxc-config {key}").strip() for key in ("lxc.lxcpath", "lxc.bdev.lvm.vg", "lxc.bdev.lvm.thin_pool", "lxc.bdev.zfs.root")]
+    assert values == ["/srv/lxc", "some-vg", "thin", "tank/lxc"]
+    assert machine.role(tasks_from="storage_absent")[0] == 1
+    assert machine.sh("cat /etc/lxc/lxc.conf") == "lxc.lxcpath = /srv/lxc\n"
+    machine.sh("echo lxc.bdev.lvm.vg = theirs >>/etc/lxc/lxc.conf")
+    with pytest.raises(AssertionError, match="sets lxc.bdev.lvm.vg = theirs already"):
+        machine.role(tasks_from="defaults", **wanted)
+
+
+def test_nothing_of_these_tests_is_left():
+    assert not [path for path in glob.glob("/sys/block/loop*/loop/backing_file") if "device.img" in open(path).read()]
+    assert "fleet.lxc" not in (open("/etc/fstab").read() if os.path.exists("/etc/fstab") else "")
