@@ -36,6 +36,16 @@ def sh(command, check=True):
     return done.stdout
 
 
+# What LXC's template gives a busybox container, without a network.
+BUSYBOX = {
+    "lxc.net.0.type": "empty",
+    "lxc.net.0.link": None,
+    "lxc.net.0.flags": None,
+    "lxc.signal.halt": "SIGUSR1",
+    "lxc.signal.reboot": "SIGTERM",
+}
+
+
 class Fleet:
     """An lxcpath with the two modules over it. Containers have no network, so they need no bridge."""
 
@@ -75,9 +85,9 @@ class Fleet:
         return options
 
     def golden(self, state="sealed", **options):
-        return self.base(
-            name="golden", template="busybox", state=state, config={"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}, **options
-        )
+        """Busybox, by LXC's template or of an archive."""
+        options.setdefault("template", None if options.get("rootfs_archive") else "busybox")
+        return self.base(name="golden", state=state, config=BUSYBOX, **options)
 
     def names(self):
         return sorted(sh(["lxc-ls", "-P", self.lxcpath, "-1"]).split())
@@ -95,22 +105,40 @@ class Fleet:
             sh(["rm", "-rf", "--one-file-system", self.path(name)])
 
 
-@pytest.fixture(scope="session")
-def filesystems(tmp_path_factory):
-    """{name: directory}: what is there, and btrfs and XFS in files."""
-    made = {"ext": "/var/tmp"}
-    images = tmp_path_factory.mktemp("images")
-    for fstype in ("btrfs", "xfs"):
-        image, point = images / f"{fstype}.img", images / fstype
+class Filesystems(dict):
+    """{name: directory}: what is there, and btrfs and XFS in files, made when they are asked for."""
+
+    def __init__(self, images):
+        super().__init__(ext="/var/tmp")
+        self.images = images
+
+    def __missing__(self, fstype):
+        image, point = self.images / f"{fstype}.img", self.images / fstype
         point.mkdir()
         with open(image, "wb") as file:
             file.truncate(1 << 30)
         sh([f"mkfs.{fstype}", "-q", str(image)])
         sh(["mount", "-o", "loop", str(image), str(point)])
-        made[fstype] = str(point)
+        self[fstype] = str(point)
+        return self[fstype]
+
+
+@pytest.fixture(scope="session")
+def filesystems(tmp_path_factory):
+    made = Filesystems(tmp_path_factory.mktemp("images"))
     yield made
-    for fstype in ("btrfs", "xfs"):
+    for fstype in made.keys() - {"ext"}:
         sh(["umount", made[fstype]])
+
+
+@pytest.fixture(scope="session")
+def busybox_archive(tmp_path_factory):
+    """What LXC's template makes, made once: its hundreds of forks are slow on some machines."""
+    directory = tmp_path_factory.mktemp("busybox")
+    sh(["lxc-create", "-P", str(directory), "-n", "golden", "-t", "busybox", "-B", "dir"])
+    archive = directory / "busybox.tar"
+    sh(["tar", "-C", str(directory / "golden" / "rootfs"), "--numeric-owner", "-cf", str(archive), "."])
+    return str(archive)
 
 
 def disk(directory, name, size):

@@ -72,9 +72,9 @@ def store(request):
 
 
 @pytest.fixture
-def fleet(fleet_on, store, volumes):
+def fleet(fleet_on, store, volumes, busybox_archive):
     fleet = fleet_on(store.filesystem)
-    fleet.golden(state="present", **store.options(volumes))
+    fleet.golden(state="present", rootfs_archive=busybox_archive, **store.options(volumes))
     return fleet
 
 
