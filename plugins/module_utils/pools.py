@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
-from ansible_collections.fleet.lxc.plugins.module_utils.apply import write_atomically
+from ansible_collections.fleet.lxc.plugins.module_utils.records import write_atomically
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.disk import Disk, signatures
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, INVALID, RESOURCES, UNSUPPORTED, FleetError
