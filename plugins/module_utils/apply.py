@@ -25,7 +25,7 @@ from typing import Callable, Iterable
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, mapped_root
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, mapped_root, split_line
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Container, Provenance, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
@@ -294,12 +294,12 @@ class Applier:
 
     def _configure(self, item: Item) -> None:
         record = item.container.provenance
-        known = {**record.inherited, **item.inherited}
+        known = {**record.inherited, **item.record.inherited}
         if known != record.inherited:
             # Cut off from here on, what the keys had before is not forgotten.
             write_atomically(f"{item.container.directory}/{PROVENANCE}", replace(record, inherited=known).dumps())
         write_atomically(f"{item.container.directory}/config", str(item.configured))
-        record = replace(record, inherited=dict(item.inherited), config_digest=item.configured.digest())
+        record = replace(item.record, outdated=self.host.life(item.container.pid) if item.restart_required else None)
         write_atomically(f"{item.container.directory}/{PROVENANCE}", record.dumps())
         self._took(item, planner.CONFIGURE)
 
@@ -451,11 +451,10 @@ def write_guard(path: str, script: str) -> None:
 
 def with_guard(config: Config, directory: str, wanted: bool) -> Config:
     """The configuration with the guard's hook, or without it."""
-    line = f"{directory}/{GUARD}"
-    hooks = [value for value in config.get_all("lxc.hook.pre-start") if value != line]
-    changed = Config(config.lines)
+    line = ("lxc.hook.pre-start", f"{directory}/{GUARD}")
+    if (line in config.items()) == wanted:
+        return config
+    changed = Config(one for one in config.lines if split_line(one) != line)
     if wanted:
-        hooks.insert(0, line)
-    if changed.get_all("lxc.hook.pre-start") != hooks:
-        changed.set("lxc.hook.pre-start", hooks)
+        changed.set(line[0], [line[1], *changed.own(line[0])])
     return changed

@@ -12,16 +12,15 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Mapping
 
-from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts, names
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils.apply import Applier, Settings, claim, complete, with_guard, write_atomically, write_guard
 from ansible_collections.fleet.lxc.plugins.module_utils.seal import REFUSED, check_unused, fingerprint, guard_script
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, with_keys
 from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     ABSENT,
     BROKEN,
@@ -36,6 +35,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import (
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import VERSION, now, require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, names_of
+from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, check_storage
@@ -53,7 +53,7 @@ class BasePlan:
     found: Container | None
     config: Config | None = None
     dependents: tuple[Container, ...] = ()
-    fingerprint: str | None = None
+    inherited: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
@@ -72,10 +72,7 @@ class BaseCall:
         self.options["lxcpath"] = self.options["lxcpath"] or default_lxcpath(self.runner)
         self.host = LxcHost(self.options["lxcpath"], self.runner, self.registry)
         self.name = names.validate(options["name"])
-        self.config = {
-            key: [configuration.fill(value, self.name, None) for value in values]
-            for key, values in configuration.check_options(options["config"] or {}).items()
-        }
+        self.config = {key: [fill(value, self.name, None) for value in values] for key, values in check_options(options["config"] or {}).items()}
         self.storage = wanted_storage(options["storage"])
         self._check_options()
 
@@ -100,6 +97,7 @@ class BaseCall:
         """
         self.host.check(writing=True)
         plan = self._plan()
+        self._try_configuration(plan)
         if plan.changed and not check_mode:
             wanted = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
             with hold(wanted, timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
@@ -167,7 +165,7 @@ class BaseCall:
                 kind=CONFLICT,
             )
         sealed = bool(record and record.sealed)
-        config = self._configured(found, sealed)
+        config, inherited = self._configured(found, sealed)
         driver = self.registry.driver(found.rootfs, self.name)
         mark = fingerprint(found, driver) if sealed or (state == "sealed" and found.state == STOPPED) else None
         if state == "sealed" and (not sealed or mark != record.fingerprint):
@@ -182,27 +180,30 @@ class BaseCall:
         elif state == "unsealed" and (sealed or self._half_sealed(found)):
             self._refuse_dependents(dependents, "is not unsealed")
             steps.append(UNSEAL)
-        if config != found.config:
+        if config != found.config or (record and inherited != record.inherited):
             if sealed and SEAL not in steps and UNSEAL not in steps and dependents:
                 self._refuse_dependents(dependents, "is sealed and its config is not changed")
             steps.append(CONFIGURE)
-        return BasePlan(tuple(steps), found, config, dependents, mark)
+        return BasePlan(tuple(steps), found, config, dependents, inherited)
 
     @staticmethod
     def _half_sealed(found: Container) -> bool:
         """Whether a seal was cut off before its record, or its undoing after it."""
         return os.path.lexists(f"{found.directory}/{GUARD}") or with_guard(found.config, found.directory, False) != found.config
 
-    def _configured(self, found: Container, sealed: bool) -> Config:
-        config = Config(found.config.lines)
+    def _configured(self, found: Container, sealed: bool) -> tuple[Config, Mapping[str, list[str]]]:
         before = found.provenance.inherited if found.provenance else {}
-        for key in before:
-            if key not in self.config:
-                config.set(key, before[key])
-        for key, values in self.config.items():
-            if config.get_all(key) != values:
-                config.set(key, values)
-        return with_guard(config, found.directory, True) if sealed and self.options["state"] != "unsealed" else config
+        kept = before if self.options["config"] is None else ()
+        config, inherited = with_keys(found.config, self.config, before, self.host.includes, kept)
+        return with_guard(config, found.directory, True) if sealed and self.options["state"] != "unsealed" else config, inherited
+
+    def _try_configuration(self, plan: BasePlan) -> None:
+        """:raises FleetError: INVALID for keys or values that LXC would not load."""
+        if self.config and (CREATE in plan.steps or CONFIGURE in plan.steps):
+            tried = plan.config or Config(f"{key} = {value}" for key, values in self.config.items() for value in values)
+            complaint = self.host.complaint(tried)
+            if complaint:
+                raise FleetError("LXC would not load its configuration", container=self.name, why=complaint, mend="Correct the option config.", kind=INVALID)
 
     def _plan_absent(self, found: Container | None, dependents: tuple[Container, ...]) -> BasePlan:
         if found is None:
@@ -294,9 +295,7 @@ class BaseCall:
             config = self._first_config(directory)
             config.set("lxc.rootfs.path", [str(rootfs)])
             config.set("lxc.uts.name", [self.name])
-            inherited = {key: config.get_all(key) for key in self.config}
-            for key, values in self.config.items():
-                config.set(key, values)
+            config, inherited = with_keys(config, self.config, {}, self.host.includes)
             write_atomically(f"{directory}/config", str(config))
             record = replace(record, config_digest=config.digest(), inherited=inherited)
             write_atomically(f"{directory}/fleet.lxc.intent", record.dumps())
@@ -365,10 +364,8 @@ class BaseCall:
 
     def _write_config(self, plan: BasePlan) -> None:
         config, found = plan.config, self.host.read(self.name)
-        before = found.provenance.inherited
-        inherited = {key: before.get(key, plan.found.config.get_all(key)) for key in self.config}
         write_atomically(f"{found.directory}/config", str(config))
-        record = replace(found.provenance, inherited=inherited, config_digest=config.digest())
+        record = replace(found.provenance, inherited=dict(plan.inherited), config_digest=config.digest())
         write_atomically(f"{found.directory}/{PROVENANCE}", record.dumps())
 
     def _seal(self, plan: BasePlan) -> None:
@@ -446,9 +443,9 @@ class BaseCall:
         after += [f"{dependent.name}: absent\n" for dependent in plan.dependents if REMOVE in plan.steps]
         before += [f"{dependent.name}: {dependent.state}\n" for dependent in plan.dependents if REMOVE in plan.steps]
         if found and plan.config and CONFIGURE in plan.steps:
-            for key in sorted({*self.config, *(found.provenance.inherited if found.provenance else {})}):
-                before += [f"  {key} = {value}\n" for value in found.config.get_all(key)]
-                after += [f"  {key} = {value}\n" for value in plan.config.get_all(key)]
+            for key in sorted({*plan.inherited, *(found.provenance.inherited if found.provenance else {})}):
+                before += [f"  {key} = {value}".rstrip() + "\n" for value in found.config.own(key, self.host.includes)]
+                after += [f"  {key} = {value}".rstrip() + "\n" for value in plan.config.own(key, self.host.includes)]
         return {"before": "".join(before), "after": "".join(after), "before_header": "base", "after_header": "base"}
 
 

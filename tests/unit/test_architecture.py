@@ -20,11 +20,11 @@ DRIVERS = {"storage.directory", "storage.overlay", "storage.btrfs", "storage.loo
 LAYERS = [
     {"errors"},
     {"command", "locks", "mounts"},
-    {"names", "config", "capabilities", "guest"},
+    {"names", "keys", "config", "capabilities", "guest"},
     {"container"},
     {"storage.driver", "storage.filesystem"},
     DRIVERS,
-    {"storage.registry", "readiness", "plan"},
+    {"storage.registry", "readiness", "plan", "diff"},
     {"host", "seal"},
     {"wanted", "apply"},
     {"fleet"},
