@@ -22,14 +22,14 @@ _Change = tuple[str, tuple[str, ...], tuple[str, ...]]  # a key, its lines befor
 def render(plan: Plan) -> dict[str, str]:
     """The plan as Ansible's diff: what each container that changes is, and what it will be.
 
-    Lines of configuration that several containers share come once, at the end.
+    Lines of configuration that several containers share, but for their names, come once, at the end.
     """
     before, after = [], []
     changes = {item.name: list(_config_changes(item)) for item in plan.items}
     shared: dict[_Change, list[str]] = {}
     for name, changed in changes.items():
         for change in changed:
-            shared.setdefault(change, []).append(name)
+            shared.setdefault(_of_any(name, change), []).append(name)
     for item in plan.items:
         if not item.changed:
             continue
@@ -39,7 +39,7 @@ def render(plan: Plan) -> dict[str, str]:
             before.append(f"  size = {item.container.size}\n")
             after.append("  size = larger\n")
         for change in changes[item.name]:
-            if shared[change] == [item.name]:
+            if len(shared[_of_any(item.name, change)]) == 1:
                 before.extend(_lines(change[0], change[1]))
                 after.extend(_lines(change[0], change[2]))
     groups: dict[tuple[str, ...], list[_Change]] = {}
@@ -53,6 +53,11 @@ def render(plan: Plan) -> dict[str, str]:
                 texts.append(f"{abridged(names)}:\n")
                 texts.extend(lines)
     return {"before": "".join(before), "after": "".join(after), "before_header": "containers", "after_header": "containers"}
+
+
+def _of_any(name: str, change: _Change) -> _Change:
+    key, *sides = change
+    return key, *(tuple(value.replace(name, "{name}") for value in values) for values in sides)
 
 
 def _lines(key: str, values: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, Includes, check_legacy, derive, mapped_root, split_line, with_keys
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 BASE = """# a comment
@@ -194,6 +194,8 @@ def test_tasks_replace_each_other_and_the_last_dropped_key_leaves_what_was_there
     files = ["drops", "clears", "other", "nested"]
     base = Config(f"{key} = {included}/{files[n]}" if key == "lxc.include" else f"{key} = {['', '1', '3', 'x'][n]}".rstrip() for key, n in lines)
     one, inherited = applied(base, first)
+    # A lxc.hook that clears the hooks before it has its place among them, and a line that was taken out loses that.
+    assume(not ("lxc.hook" in {**first, **second} and any(line.startswith("lxc.hook =") for line in base.lines)))
     for key, values in first.items():
         assert effective(one)[key] == Config([f"{key} = {value}" for value in values]).get_all(key)
     assert applied(one, first, inherited) == (one, inherited)
