@@ -19,7 +19,7 @@ import contextlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
@@ -305,7 +305,8 @@ class Applier:
         self._took(item, planner.GROW)
 
     def _configure(self, item: Item) -> None:
-        reconfigure(item.container.directory, item.container.provenance, item.configured, item.inherited)
+        record = replace(item.record, outdated=self.host.life(item.container.pid) if item.restart_required else None)
+        reconfigure(item.container.directory, item.container.provenance, item.configured, record)
         self._took(item, planner.CONFIGURE)
 
     def _power(self, item: Item, steps: tuple[str, ...]) -> None:

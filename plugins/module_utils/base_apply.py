@@ -32,7 +32,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     in_guest,
     no_dpkg,
 )
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, with_keys
 from ansible_collections.fleet.lxc.plugins.module_utils.container import PROVENANCE, STOPPED, Container, Provenance, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
@@ -94,9 +94,7 @@ class BaseApplier:
             config = self._first_config(directory)
             config.set("lxc.rootfs.path", [str(rootfs)])
             config.set("lxc.uts.name", [self.name])
-            inherited = {key: config.get_all(key) for key in self.config}
-            for key, values in self.config.items():
-                config.set(key, values)
+            config, inherited = with_keys(config, self.config, {}, self.host.includes)
             write_atomically(f"{directory}/config", str(config))
             record = replace(record, config_digest=config.digest(), inherited=inherited)
             write_atomically(f"{directory}/fleet.lxc.intent", record.dumps())
@@ -169,9 +167,8 @@ class BaseApplier:
 
     def _write_config(self, plan: BasePlan) -> None:
         found = self.host.read(self.name)
-        before = found.provenance.inherited
-        inherited = {key: before.get(key, plan.found.config.get_all(key)) for key in self.config}
-        reconfigure(found.directory, found.provenance, plan.config, inherited)
+        record = replace(found.provenance, inherited=dict(plan.inherited), config_digest=plan.config.digest())
+        reconfigure(found.directory, found.provenance, plan.config, record)
 
     def _tune(self, plan: BasePlan) -> None:
         found = replace(plan.found, state=STOPPED, pid=None) if STOP in plan.steps else plan.found

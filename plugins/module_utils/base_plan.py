@@ -10,12 +10,12 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, TypeVar
 
 from ansible_collections.fleet.lxc.plugins.module_utils import dpkg, mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, with_keys
 from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, FOREIGN, STOPPED, UNFINISHED, Container
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
@@ -35,6 +35,7 @@ class BasePlan:
     found: Container | None
     config: Config | None = None
     dependents: tuple[Container, ...] = ()
+    inherited: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
@@ -141,7 +142,7 @@ class BasePlanner:
                 kind=CONFLICT,
             )
         sealed = bool(record and record.sealed)
-        config = self._configured(found, sealed)
+        config, inherited = self._configured(found, sealed)
         driver = self.registry.driver(found.rootfs, self.name)
         mark = fingerprint(found, driver) if sealed or (state == "sealed" and found.state == STOPPED) else None
         if state == "sealed" and (not sealed or mark != record.fingerprint):
@@ -156,7 +157,7 @@ class BasePlanner:
         elif state == "unsealed" and (sealed or self._half_sealed(found)):
             self._refuse_dependents(dependents, "is not unsealed")
             steps.append(UNSEAL)
-        if config != found.config:
+        if config != found.config or (record and inherited != record.inherited):
             if sealed and SEAL not in steps and UNSEAL not in steps and dependents:
                 self._refuse_dependents(dependents, "is sealed and its config is not changed")
             steps.append(CONFIGURE)
@@ -167,7 +168,7 @@ class BasePlanner:
                 steps += [SEAL] if SEAL not in steps else []
             last = [steps.pop()] if steps and steps[-1] in (SEAL, UNSEAL) else []
             steps += [TUNE, *last]
-        return BasePlan(tuple(steps), found, config, dependents)
+        return BasePlan(tuple(steps), found, config, dependents, inherited)
 
     def _is_to_be_tuned(self, found: Container) -> bool:
         """Whether dpkg_unsafe_io asks for something else than what the guest has."""
@@ -184,16 +185,11 @@ class BasePlanner:
         """Whether a seal was cut off before its record, or its undoing after it."""
         return os.path.lexists(f"{found.directory}/{GUARD}") or with_guard(found.config, found.directory, False) != found.config
 
-    def _configured(self, found: Container, sealed: bool) -> Config:
-        config = Config(found.config.lines)
+    def _configured(self, found: Container, sealed: bool) -> tuple[Config, Mapping[str, list[str]]]:
         before = found.provenance.inherited if found.provenance else {}
-        for key in before:
-            if key not in self.config:
-                config.set(key, before[key])
-        for key, values in self.config.items():
-            if config.get_all(key) != values:
-                config.set(key, values)
-        return with_guard(config, found.directory, True) if sealed and self.options["state"] != "unsealed" else config
+        kept = before if self.options["config"] is None else ()
+        config, inherited = with_keys(found.config, self.config, before, self.host.includes, kept)
+        return with_guard(config, found.directory, True) if sealed and self.options["state"] != "unsealed" else config, inherited
 
     def _plan_absent(self, found: Container | None, dependents: tuple[Container, ...]) -> BasePlan:
         if found is None:
@@ -227,15 +223,12 @@ class BasePlanner:
             self._refuse_unseen_dependents(found, dependents)
         return BasePlan((*steps, REMOVE), found, None, dependents)
 
-    @staticmethod
-    def _forgotten(found: Container) -> Config | None:
+    def _forgotten(self, found: Container) -> Config | None:
         """The configuration as it would be without us."""
         if found.config is None:
             return None
-        config = with_guard(found.config, found.directory, False)
-        for key, values in found.provenance.inherited.items():
-            config.set(key, values)
-        return config
+        config, _inherited = with_keys(found.config, {}, found.provenance.inherited, self.host.includes)
+        return with_guard(config, found.directory, False)
 
     def _refuse_unseen_dependents(self, found: Container, dependents: tuple[Container, ...]) -> None:
         for pid, _stat, mount in mounts.roots():

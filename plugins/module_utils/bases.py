@@ -13,7 +13,6 @@ import os
 from dataclasses import replace
 from typing import Any, Mapping
 
-from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
 from ansible_collections.fleet.lxc.plugins.module_utils import names
 from ansible_collections.fleet.lxc.plugins.module_utils.base_apply import BaseApplier
 from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
@@ -31,9 +30,11 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     BasePlanner,
 )
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, COMPLETE, STOPPED, UNFINISHED, Container, Provenance
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, MISSING, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, require_root
+from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, check_storage
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_LEAST, check_numbers, wanted_storage
@@ -53,10 +54,7 @@ class BaseCall:
         self.options["lxcpath"] = self.options["lxcpath"] or default_lxcpath(self.runner)
         self.host = LxcHost(self.options["lxcpath"], self.runner, self.registry)
         self.name = names.validate(options["name"])
-        self.config = {
-            key: [configuration.fill(value, self.name, None) for value in values]
-            for key, values in configuration.check_options(options["config"] or {}).items()
-        }
+        self.config = {key: [fill(value, self.name, None) for value in values] for key, values in check_options(options["config"] or {}).items()}
         self.storage = wanted_storage(options["storage"])
         self._check_options()
 
@@ -81,6 +79,7 @@ class BaseCall:
         self.host.check(writing=True)
         planner = BasePlanner(self.host, self.name, self.options, self.config)
         plan, warnings = planner.plan(), planner.warnings
+        self._try_configuration(plan)
         if plan.changed and not check_mode:
             wanted = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
             with hold(wanted, timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
@@ -99,6 +98,14 @@ class BaseCall:
             "diff": self._diff(plan),
             "warnings": list(dict.fromkeys(warnings)),
         }
+
+    def _try_configuration(self, plan: BasePlan) -> None:
+        """:raises FleetError: INVALID for keys or values that LXC would not load."""
+        if self.config and (CREATE in plan.steps or CONFIGURE in plan.steps):
+            tried = plan.config or Config(f"{key} = {value}" for key, values in self.config.items() for value in values)
+            complaint = self.host.complaint(tried)
+            if complaint:
+                raise FleetError("LXC would not load its configuration", container=self.name, why=complaint, mend="Correct the option config.", kind=INVALID)
 
     def _foreseen(self, plan: BasePlan) -> Container | None:
         """The base as the steps would leave it; a new generation has no name yet."""
@@ -141,9 +148,9 @@ class BaseCall:
         after += [f"{dependent.name}: absent\n" for dependent in plan.dependents if REMOVE in plan.steps]
         before += [f"{dependent.name}: {dependent.state}\n" for dependent in plan.dependents if REMOVE in plan.steps]
         if found and plan.config and CONFIGURE in plan.steps:
-            for key in sorted({*self.config, *(found.provenance.inherited if found.provenance else {})}):
-                before += [f"  {key} = {value}\n" for value in found.config.get_all(key)]
-                after += [f"  {key} = {value}\n" for value in plan.config.get_all(key)]
+            for key in sorted({*plan.inherited, *(found.provenance.inherited if found.provenance else {})}):
+                before += [f"  {key} = {value}".rstrip() + "\n" for value in found.config.own(key, self.host.includes)]
+                after += [f"  {key} = {value}".rstrip() + "\n" for value in plan.config.own(key, self.host.includes)]
         if TUNE in plan.steps:
             wanted = self.options["dpkg_unsafe_io"]
             before.append(f"  dpkg_unsafe_io: {str(not wanted).lower()}\n")

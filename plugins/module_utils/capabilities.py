@@ -15,13 +15,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Capabilities:
     snapshot: bool = False
-    snapshot_of_snapshot: bool = False
     reflink: bool = False  # a copy shares blocks where the filesystem can
-    source_may_run: bool = False
-    source_writable_with_clones: bool = True
-    source_removable_with_clones: bool = True
-    resizable: bool = False
-    needs_size: bool = False
+    source_writable_with_clones: bool = True  # clones do not mind when what they were made of runs or changes
     parallel: bool = True  # several clones may be made at once
     parallel_start: bool = True  # several containers may be started at once
-    unprivileged: bool = False

@@ -15,23 +15,17 @@ import functools
 import hashlib
 import os
 import re
-from typing import Callable, Iterable, Mapping, Sequence
+from typing import Callable, Collection, Iterable, Mapping, Sequence
 
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN, INVALID, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.keys import GUARD, renamed
 
-GUARD = "fleet.lxc.guard"
 _MAC = re.compile(r"[0-9A-Fa-fxX]{2}(:[0-9A-Fa-fxX]{2}){5}")
 _HWADDR = re.compile(r"lxc\.net\.\d+\.hwaddr|lxc\.network\.hwaddr")
-_KEY = re.compile(r"lxc(\.[A-Za-z0-9_-]+)+")
-_REFUSED = ("lxc.rootfs", "lxc.uts.name", "lxc.utsname", "lxc.idmap", "lxc.id_map", "lxc.include")
-# Keys that LXC itself no longer reads since 3.0: a container that has them does not load.
-_LEGACY = re.compile(
-    r"\s*(lxc\.(utsname|rootfs|rootfs\.backend|network(\.\S+)?|mount|id_map|tty|pts|pivotdir|devttydir|haltsignal|rebootsignal|stopsignal"
-    r"|aa_profile|aa_allow_incomplete|se_context|seccomp|console|kmsg|init_cmd|init_uid|init_gid|limit\.\S+|syslog|loglevel|logfile))\s*="
-)
+# LXC does not load a configuration in which these stand without a value; the last of several lines holds.
+_NEVER_EMPTY = ("lxc.arch", "lxc.mount.fstab")
 _MOST_INCLUDES = 16
 _DIRECTORIES = ("br=", "upperdir=", "workdir=")
-_PLACEHOLDER = re.compile(r"\{\{|\{([^{}]*)\}|\{")
 
 
 class Config:
@@ -76,42 +70,47 @@ class Config:
         values = self.get_all(key)
         return values[-1] if values else None
 
-    def expanded(self, depth: int = 0) -> Config:
+    def expanded(self) -> Config:
         """This configuration as LXC sees it: the files that lxc.include names read in where they stand.
 
         :raises FleetError: BROKEN for an include that cannot be read.
         """
-        lines: list[str] = []
-        for line in self.lines:
-            item = split_line(line)
-            if not item or item[0] != "lxc.include" or not item[1]:
-                lines.append(line)
-                continue
-            if depth == _MOST_INCLUDES:
-                raise FleetError("its configuration includes files without end", why=item[1], kind=BROKEN)
-            try:
-                for path in _included(item[1]):
-                    lines += Config.read(path).expanded(depth + 1).lines
-            except OSError as error:
-                raise FleetError(f"its configuration includes {item[1]}, which cannot be read", why=error.strerror or "", kind=BROKEN) from error
-        return Config(lines)
+        return Includes().expanded(self)
 
     def legacy_keys(self) -> list[str]:
-        return [match.group(1) for match in map(_LEGACY.match, self.lines) if match]
+        return [key for key, _value in self.items() if renamed(key) is not None]
 
-    def set(self, key: str, values: Sequence[str]) -> None:
-        """Replace all lines of a key: where they stood, or at the end where none stood or an include follows them."""
-        at, kept = None, []
-        for line in self.lines:
+    def own(self, key: str, includes: Includes | None = None) -> list[str]:
+        """What stands after ``key =``, of the lines that no include and no empty line of a key above may override."""
+        return self._own(key, includes or Includes())[1]
+
+    def _own(self, key: str, includes: Includes) -> tuple[int, list[str]]:
+        """Where those lines begin that :meth:`own` looks at, and what it finds."""
+        values: list[str] = []
+        for index in range(len(self.lines) - 1, -1, -1):
+            item = split_line(self.lines[index])
+            if not item:
+                continue
+            if item[0] == key:
+                values.append(self.lines[index].partition("=")[2].strip())
+            elif includes.touch(item[1], key) if item[0] == "lxc.include" else not item[1] and key.startswith(item[0] + "."):
+                return index + 1, values[::-1]
+        return 0, values[::-1]
+
+    def set(self, key: str, values: Sequence[str], includes: Includes | None = None) -> None:
+        """Replace a key's own lines: where they stood, or at the end where none stood. A value is written as it is."""
+        begin, old = self._own(key, includes or Includes())
+        if old == list(values):
+            return
+        at, kept = None, self.lines[:begin]
+        for line in self.lines[begin:]:
             item = split_line(line)
             if item and item[0] == key:
                 at = len(kept) if at is None else at
-                continue
-            if item and item[0] == "lxc.include" and at is not None:
-                at = None if values else at
-            kept.append(line)
+            else:
+                kept.append(line)
         at = len(kept) if at is None else at
-        self.lines = kept[:at] + [f"{key} = {value}" for value in values] + kept[at:]
+        self.lines = kept[:at] + [f"{key} = {value}".rstrip() for value in values] + kept[at:]
 
     def map_values(self, change: Callable[[str, str], str | None]) -> None:
         """Rewrite single values in place, the rest of the line kept as it is written; None removes the line."""
@@ -148,6 +147,63 @@ def split_line(line: str) -> tuple[str, str] | None:
     return key.rstrip(), value
 
 
+class Includes:
+    """The files that ``lxc.include`` lines name, each read once for one observation."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {}
+        self._touched: dict[tuple[str, str], bool] = {}
+        self._values: dict[tuple[tuple[str, ...], str], list[str]] = {}
+
+    def expanded(self, config: Config) -> Config:
+        """A configuration as LXC sees it, what is included in the place of its line.
+
+        :raises FleetError: BROKEN for an include that cannot be read.
+        """
+        return Config(self._expand(config.lines, 0))
+
+    def _expand(self, lines: Iterable[str], depth: int) -> list[str]:
+        expanded: list[str] = []
+        for line in lines:
+            item = split_line(line)
+            expanded += self._read(item[1], depth) if item and item[0] == "lxc.include" and item[1] else [line]
+        return expanded
+
+    def _read(self, include: str, depth: int = 0) -> list[str]:
+        if include not in self._lines:
+            if depth == _MOST_INCLUDES:
+                raise FleetError(f"its configuration includes {include} without end", kind=BROKEN)
+            try:
+                self._lines[include] = [line for path in _included(include) for line in self._expand(Config.read(path).lines, depth + 1)]
+            except OSError as error:
+                raise FleetError(f"its configuration includes {include}, which cannot be read ({error.strerror})", kind=BROKEN) from error
+        return self._lines[include]
+
+    def touch(self, include: str, key: str) -> bool:
+        """Whether an include sets a key or clears it; one that cannot be read may."""
+        if (include, key) not in self._touched:
+            try:
+                items = Config(self._read(include) if include else []).items()
+                self._touched[include, key] = any(name == key or (not value and key.startswith(name + ".")) for name, value in items)
+            except FleetError:
+                self._touched[include, key] = True
+        return self._touched[include, key]
+
+    def lines(self, config: Config, key: str, values: Sequence[str]) -> list[str]:
+        """What a key's own lines must be, so that it has these values and no others: an empty one first, where others come before.
+
+        :raises FleetError: BROKEN for an include that cannot be read.
+        """
+        begin = config._own(key, self)[0]  # pylint: disable=protected-access
+        if begin and values[:1] != [""] and not (values and key in _NEVER_EMPTY):
+            head = tuple(config.lines[:begin])
+            if (head, key) not in self._values:
+                self._values[head, key] = self.expanded(Config(head)).get_all(key)
+            if self._values[head, key]:
+                return ["", *values]
+        return list(values)
+
+
 def _included(path: str) -> list[str]:
     """The files that one lxc.include stands for: of a directory all *.conf, in the order that the filesystem has them in."""
     if not path.endswith("/") and not os.path.isdir(path):
@@ -156,6 +212,34 @@ def _included(path: str) -> list[str]:
         return [os.path.join(path, name) for name in os.listdir(path) if name.endswith(".conf") and name != ".conf"]
     except FileNotFoundError:
         return []
+
+
+def with_keys(
+    config: Config, keys: Mapping[str, Sequence[str]], before: Mapping[str, list[str]], includes: Includes, kept: Collection[str] = ()
+) -> tuple[Config, dict[str, list[str]]]:
+    """A configuration with a task's keys, those gone that an earlier task set; and the lines that the keys replaced.
+
+    :param before: what the keys of earlier tasks replaced.
+    :param kept: those of them that this task does not speak of.
+    :raises FleetError: BROKEN for an include that cannot be read.
+    """
+    staying = {key: before[key] for key in before if key in kept and key not in keys}
+    if keys.keys() | staying.keys() == before.keys() and all(config.own(key, includes) == includes.lines(config, key, keys[key]) for key in keys):
+        return config, dict(before)
+    # All that was set is taken back first, in reverse, so that what comes out does not depend on what earlier tasks did.
+    changed, inherited = Config(config.lines), staying
+    for key in reversed(_from_above(before)):
+        if key not in staying:
+            changed.set(key, before[key], includes)
+    for key in _from_above(keys):
+        inherited[key] = [value for value in changed.own(key, includes) if GUARD not in value]
+        changed.set(key, includes.lines(changed, key, keys[key]), includes)
+    return changed, inherited
+
+
+def _from_above(keys: Iterable[str]) -> list[str]:
+    # An empty lxc.hook clears each lxc.hook.* before it.
+    return sorted(keys, key=lambda key: key.count("."))
 
 
 def derive(
@@ -232,61 +316,12 @@ def hwaddrs(config: Config) -> list[str]:
     return [value for key, value in config.items() if _HWADDR.fullmatch(key) and value]
 
 
-def check_options(options: Mapping[str, object], where: str = "config") -> dict[str, list[str]]:
-    """The ``config`` option as {key: values}.
-
-    :raises FleetError: INVALID for a key that is ours to set or no LXC key, and for a value that breaks the line.
-    """
-    checked: dict[str, list[str]] = {}
-    for key, value in options.items():
-        if not isinstance(key, str) or not _KEY.fullmatch(key):
-            raise FleetError(f"{where} has {key!r}, which is no LXC configuration key", why="keys look like lxc.start.auto", kind=INVALID)
-        if any(key == refused or key.startswith(refused + ".") for refused in _REFUSED):
-            raise FleetError(f"{where} must not set {key}", why="the clone's rootfs, name, id map and includes come from its source", kind=INVALID)
-        values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-        checked[key] = [_text(key, one, where) for one in values]
-    return checked
-
-
-def _text(key: str, value: object, where: str) -> str:
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if not isinstance(value, (str, int, float)):
-        raise FleetError(f"{where} gives {key} a {type(value).__name__}", mend="Give a string, or a list of strings.", kind=INVALID)
-    text = str(value)
-    if "\n" in text or "\r" in text or "\0" in text:
-        raise FleetError(f"{where} gives {key} a value with a line break", why="it would add lines to the configuration", kind=INVALID)
-    if GUARD in text:
-        raise FleetError(f"{where} gives {key} the value {text!r}", why=f"{GUARD} is the guard of a sealed base", kind=INVALID)
-    return text.strip()
-
-
-def fill(value: str, name: str, index: int | None) -> str:
-    """Replace ``{name}`` and ``{index}``; ``{{`` is a brace.
-
-    :raises FleetError: INVALID for another placeholder, or ``{index}`` for a name without a number.
-    """
-
-    def one(match: re.Match) -> str:
-        if match.group(0) == "{{":
-            return "{"
-        if match.group(1) == "name":
-            return name
-        if match.group(1) == "index":
-            if index is None:
-                raise FleetError("config uses {index}, but the name has no numeric range", container=name, kind=INVALID)
-            return str(index)
-        raise FleetError(f"config has the unknown placeholder {match.group(0)!r}", mend="Use {name} or {index}; write {{ for a brace.", kind=INVALID)
-
-    return _PLACEHOLDER.sub(one, value)
-
-
-def rootfs_value(config: Config, name: str) -> str:
-    """The value of ``lxc.rootfs.path``.
+def rootfs_value(config: Config, name: str, includes: Includes) -> str:
+    """The value of ``lxc.rootfs.path``, which may stand in an included file.
 
     :raises FleetError: BROKEN when there is none, or the file is of LXC 2 or older.
     """
-    value = config.get("lxc.rootfs.path")
+    value = config.get("lxc.rootfs.path") if config.own("lxc.rootfs.path", includes) else includes.expanded(config).get("lxc.rootfs.path")
     if value:
         return value
     check_legacy(config, name)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 
@@ -70,6 +69,8 @@ class Provenance:
     config_digest: str | None = None
     # Keys that the task set, with the lines that the key had before: a key dropped from the task gets those back.
     inherited: dict[str, list[str]] = field(default_factory=dict)
+    autostart: list[str] = field(default_factory=list)  # those of them that the option autostart set
+    outdated: str | None = None  # the life (LxcHost.life) in which it runs with an older configuration than the file's
     version: str = ""
     time: str = ""
     format: int = FORMAT
@@ -87,7 +88,9 @@ class Provenance:
                 return None
             record = cls(**{key: value for key, value in data.items() if key in known})
             texts = (record.id, record.name, record.lxcpath, record.origin, record.rootfs, record.family)
-            return record if all(isinstance(text, str) for text in texts) and isinstance(record.inherited, dict) else None
+            return (
+                record if all(isinstance(text, str) for text in texts) and isinstance(record.inherited, dict) and isinstance(record.autostart, list) else None
+            )
         except (ValueError, TypeError):
             return None
 
@@ -120,6 +123,3 @@ class Container:
     @property
     def is_clone(self) -> bool:
         return bool(self.provenance and self.provenance.origin == "cloned")
-
-
-Facts = dict[str, Any]

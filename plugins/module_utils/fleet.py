@@ -12,27 +12,32 @@ from __future__ import annotations
 import functools
 import os
 import random
+import re
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils import readiness
 from ansible_collections.fleet.lxc.plugins.module_utils.apply import Applier, Done, Settings
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import hwaddrs
-from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, RUNNING, STOPPED, UNFINISHED, Container
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, TIMEOUT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, hwaddrs
+from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, FOREIGN, RUNNING, STOPPED, UNFINISHED, Container, Rootfs
+from ansible_collections.fleet.lxc.plugins.module_utils.diff import render
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, TIMEOUT, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath, require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
+from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
 from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, now
-from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source, check_unused
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source, check_unchanged, check_unused
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry, Request
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones, wanted_storage
 
+_NUMBERS = re.compile(r"[\d.]+")
 _PAST = {"create": "created", "start": "started", "stop": "stopped", "remove": "removed"}
 
 
@@ -72,6 +77,7 @@ class CloneCall:
         if self.source_host is not self.host:
             self.source_host.check(writing=False)
         seen = self._look()
+        self._try_configurations(seen.plan)
         done = Done()
         if seen.plan.changed and not check_mode:
             with hold(self._locks(), timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
@@ -79,6 +85,7 @@ class CloneCall:
                 done = Applier(self.host, self._settings(), seen.choice, seen.source).apply(seen.plan)
         elif check_mode:
             done.steps = {item.name: list(item.steps) for item in seen.plan.items}
+        done.failures.update((item.name, item.refusal) for item in seen.plan.items if item.refusal)
         if not check_mode:
             addresses = self._wait(seen.plan, done)
         else:
@@ -134,10 +141,23 @@ class CloneCall:
                 )
         # A source that is gone, or mistyped, is a family's name still: it never widens a removal.
         family = source.provenance.family if source and source.provenance else source_name
-        wanted = Wanted(self.clones, state, self.host.lxcpath, source, family, self.options["foreign"], self.options["cascade"], self.storage.size)
+        wanted = Wanted(
+            self.clones,
+            state,
+            self.host.lxcpath,
+            source,
+            family,
+            foreign=self.options["foreign"],
+            cascade=self.options["cascade"],
+            size=self.storage.size,
+            method=self.options["method"],
+            backing_store=self.options["backing_store"],
+            goes_on=self.options["on_error"] == "continue",
+            includes=self.host.includes,
+        )
         plan = planner.plan(wanted, observed.containers, observed.dependents, make)
         self._refuse_in_use(plan)
-        warnings += [item.warning for item in plan.items if item.warning]
+        warnings += told((item.name, text) for item in plan.items for text in item.warnings)
         return Seen(observed, plan, source, choice, warnings)
 
     def _refuse_in_use(self, plan: Plan) -> None:
@@ -152,13 +172,65 @@ class CloneCall:
                 check_unused(found, self.registry.driver(found.rootfs, item.name), f"is not {what}", roots)
 
     def _choose(self, source: Container | None, name: str, clones: tuple[str, ...], unfinished: frozenset[str]) -> tuple[Choice, list[str]]:
-        lxcpath = self.source_host.lxcpath
         driver = self.registry.driver(source.rootfs, name) if source and source.rootfs else None
-        check_source(source, name, lxcpath, driver, pinned=False)
+        check_source(source, name, self.source_host.lxcpath, driver)
         method, store = self.options["method"], self.options["backing_store"]
         choice = self.registry.choose(Request(source.rootfs, name, self.host.lxcpath, method, store, clones, unfinished, self.storage))
-        pinned = not choice.driver.capabilities.source_writable_with_clones and choice.order.reader.store != choice.driver.store
-        return choice, check_source(source, name, lxcpath, driver, pinned)
+        below = [] if driver.capabilities.source_writable_with_clones else self._below(source, driver)
+        if choice.driver.capabilities.source_writable_with_clones:
+            return choice, []
+        return choice, [warning for base in below or [source] for warning in check_unchanged(base, self.registry.driver(base.rootfs))]
+
+    def _below(self, source: Container, driver: StorageDriver) -> list[Container]:
+        """The containers on whose root filesystems the source stands, and its clones will.
+
+        :raises FleetError: BUSY while one of them runs.
+        """
+        bases = []
+        for lower in driver.lower_of(source.rootfs):
+            directory = os.path.dirname(lower)
+            base = LxcHost(os.path.dirname(directory), self.runner, self.registry).read(os.path.basename(directory))
+            if base is None or base.rootfs is None or base.rootfs.path != lower:
+                base = Container(lower, source.lxcpath, FOREIGN, rootfs=Rootfs("dir", lower))  # no container's
+            if base.state != STOPPED:
+                raise FleetError(
+                    f"is not cloned while {base.name} is {base.state}",
+                    container=source.name,
+                    why=f"it stands on the root filesystem of {base.name}",
+                    mend=f"Stop that one first (lxc-stop -n {base.name}).",
+                    kind=BUSY,
+                )
+            check_unused(base, self.registry.driver(base.rootfs), f"is the base of {source.name}, which is not cloned")
+            bases.append(base)
+        return bases
+
+    def _try_configurations(self, plan: Plan) -> None:
+        """Have LXC itself read what this task adds to configurations, all clones' in one.
+
+        :raises FleetError: INVALID for the first clone whose configuration LXC would not load.
+        """
+        configurations: dict[tuple[str, ...], tuple[str, Config]] = {}
+        for item in plan.items:
+            config, record = (item.creation.config, item.creation.provenance) if item.creation else (item.configured, item.record)
+            if config and record.inherited:
+                lines = tuple(f"{key} = {value}" for key in record.inherited for value in config.own(key, self.host.includes))
+                configurations.setdefault(lines, (item.name, config))
+        if configurations:
+            self._try(list(configurations.items()))
+
+    def _try(self, configurations: list[tuple[tuple[str, ...], tuple[str, Config]]]) -> None:
+        name, config = configurations[0][1]
+        others = dict.fromkeys(line for lines, _first in configurations[1:] for line in lines if line not in configurations[0][0])
+        complaint = self.host.complaint(Config([*config.lines, *others]))
+        if complaint and len(configurations) == 1:
+            raise FleetError(
+                "LXC would not load its configuration", container=name, why=complaint, mend="Correct config, overrides or autostart.", kind=INVALID
+            )
+        if complaint:
+            # It may be that they cannot stand together, and each can alone.
+            half = len(configurations) // 2
+            self._try(configurations[:half])
+            self._try(configurations[half:])
 
     def _wait(self, plan: Plan, done: Done) -> dict[str, tuple[list[str], list[str]]]:
         """Wait as the options say; what is not ready in time is a failure. Returns the addresses of what runs."""
@@ -212,8 +284,8 @@ class CloneCall:
             "clones": shown,
             "summary": summary,
             "storage": self._headroom(seen),
-            "diff": planner.render(seen.plan),
-            "warnings": seen.warnings + done.warnings,
+            "diff": render(seen.plan),
+            "warnings": seen.warnings + told(warning.partition(": ")[::2] for warning in done.warnings),
             "failures": done.failures,
             "left_out": [i.name for i in seen.plan.items if set(i.steps) - set(done.steps.get(i.name, ())) and i.name not in done.failures],
         }
@@ -249,8 +321,26 @@ class CloneCall:
             "ipv4": ipv4,
             "ipv6": ipv6,
             "hwaddr": macs[0] if macs else None,
-            **({"restart_required": True} if item.restart_required and planner.CONFIGURE in actions else {}),
+            **({"restart_required": True} if self._runs_with_older(item, left, actions) else {}),
         }
+
+    def _runs_with_older(self, item: Item, left: Container | None, actions: list[str]) -> bool:
+        """Whether the container goes on running with an older configuration than it has."""
+        if left is None or left.state == STOPPED or planner.START in actions:
+            return False
+        outdated = left.provenance.outdated if left.provenance else None
+        return (item.restart_required and planner.CONFIGURE in actions) or (outdated is not None and outdated == self.host.life(item.container.pid))
+
+
+def told(remarks: Iterable[Sequence[str]]) -> list[str]:
+    """Warnings from (container, text): the same text is told once, however many containers it is of and whatever numbers are in it."""
+    groups: dict[str, list[Sequence[str]]] = {}
+    for name, text in remarks:
+        groups.setdefault(_NUMBERS.sub("0", text.replace(name, "")), []).append((name, text))
+    return [
+        f"{name}: {text}" + (f" ({len(others)} more likewise: {abridged([other for other, _text in others])})" if others else "")
+        for (name, text), *others in groups.values()
+    ]
 
 
 class _MacAddresses:

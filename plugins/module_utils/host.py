@@ -13,13 +13,14 @@ import contextlib
 import os
 import re
 import signal
+import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from typing import Iterable, Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, check_legacy, rootfs_value
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, Includes, check_legacy, rootfs_value, split_line
 from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     BROKEN,
     COMPLETE,
@@ -36,6 +37,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import (
 )
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, RESOURCES, TIMEOUT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, normalise
 
 START_LOG = "fleet.lxc.start.log"
@@ -71,6 +73,7 @@ class LxcHost:
 
     def __init__(self, lxcpath: str, runner: Runner, registry: Registry):
         self.lxcpath, self.runner, self.registry = lxcpath, runner, registry
+        self.includes = Includes()
 
     def check(self, writing: bool) -> None:
         """:raises FleetError: when the lxcpath cannot be used."""
@@ -90,6 +93,7 @@ class LxcHost:
     def observe(self) -> Observed:
         """Read every container below the lxcpath once."""
         self.registry.refresh()
+        self.includes = Includes()
         states = self.states()
         observed = Observed(self.lxcpath)
         with os.scandir(self.lxcpath) as entries:
@@ -117,6 +121,7 @@ class LxcHost:
         if not os.path.isdir(f"{self.lxcpath}/{name}"):
             return None
         self.registry.refresh()
+        self.includes = Includes()
         return self._entry(name, *self.states().get(name, (STOPPED, None)))
 
     def expanded(self, container: Container) -> Config:
@@ -126,16 +131,33 @@ class LxcHost:
         """
         check_legacy(container.config, container.name)
         try:
-            expanded = container.config.expanded()
+            expanded = self.includes.expanded(container.config)
         except FleetError as error:
             raise FleetError(error.what, container=container.name, why=error.why, kind=DAMAGED) from error
         check_legacy(expanded, container.name)
-        loaded = self.runner.run(["lxc-info", "-P", self.lxcpath, "-n", container.name, "-c", "lxc.uts.name", "-l", "ERROR", "-o", "/dev/stderr"], check=False)
-        if loaded.rc:
-            raise FleetError(
-                "its configuration is not one that LXC loads", container=container.name, why=_errors_in(loaded.stderr.splitlines()) or loaded.said, kind=DAMAGED
-            )
+        complaint = self._complaint(self.lxcpath, container.name)
+        if complaint:
+            raise FleetError("its configuration is not one that LXC loads", container=container.name, why=complaint, kind=DAMAGED)
         return expanded
+
+    def complaint(self, config: Config) -> str:
+        """Why LXC would not load a configuration, '' when it would; asked of LXC itself, with a copy outside of any lxcpath."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="fleet.lxc.") as lxcpath:
+                os.mkdir(f"{lxcpath}/probe")
+                with open(f"{lxcpath}/probe/config", "w", encoding="utf-8", errors="surrogateescape") as file:
+                    # A log file would be made by loading the line alone.
+                    file.write(str(Config(line for line in config.lines if (split_line(line) or ("",))[0] != "lxc.log.file")))
+                return self._complaint(lxcpath, "probe")
+        except OSError as error:
+            raise FleetError("cannot try a configuration in the directory for temporary files", why=str(error), kind=RESOURCES) from error
+
+    def _complaint(self, lxcpath: str, name: str) -> str:
+        loaded = self.runner.run(["lxc-info", "-P", lxcpath, "-n", name, "-c", "lxc.uts.name", "-l", "ERROR", "-o", "/dev/stderr"], check=False)
+        if not loaded.rc:
+            return ""
+        why = _errors_in(loaded.stderr.splitlines()) or loaded.said
+        return re.sub(r'Failed to parse config file "[^"]*" at line', "LXC cannot read the line", why)
 
     def _entry(self, name: str, state: str, pid: int | None) -> Container:
         """What bears a name below the lxcpath. LXC follows a symlink to a directory elsewhere; we see it, and never take it for ours."""
@@ -153,11 +175,13 @@ class LxcHost:
         config, rootfs, damage = None, None, ""
         try:
             config = Config.read(f"{directory}/config")
-            rootfs = normalise(Rootfs.parse(rootfs_value(config, name)))
+            rootfs = normalise(Rootfs.parse(rootfs_value(config, name, self.includes)))
         except FileNotFoundError:
             damage = "its configuration file is missing"
-        except (OSError, FleetError) as error:
-            damage = getattr(error, "why", "") or str(error)
+        except OSError as error:
+            damage = str(error)
+        except FleetError as error:
+            damage = error.why or error.what
         container = Container(name, self.lxcpath, FOREIGN, state, pid, config, rootfs, None, damage)
         if record is None and intent is None:
             return replace(container, kind=UNFINISHED) if self._bare(directory) else container
@@ -274,6 +298,20 @@ class LxcHost:
                 continue
             yield int(entry), title[len(prefix) :].rstrip(b"\0 ").decode("utf-8", "replace"), children
 
+    @staticmethod
+    def life(pid: int | None) -> str | None:
+        """What tells one run of a container from the next: boot, monitor (which has read the configuration), and when that began.
+
+        :param pid: the container's init.
+        """
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                boot = file.read().strip()
+            monitor = _stat(pid)[1]
+            return f"{boot} {monitor} {_stat(monitor)[19]}"
+        except OSError:
+            return None
+
     def start(self, name: str, timeout: float) -> None:
         """Start a container; back when LXC says that it runs.
 
@@ -351,6 +389,12 @@ class LxcHost:
         self.runner.run(["lxc-unfreeze", "-P", self.lxcpath, "-n", name], container=name)
 
 
+def _stat(pid: int | str | None) -> list[str]:
+    """The fields of /proc/PID/stat (proc(5)) from the third on: state, parent, …"""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()
+
+
 def _errors_of(log: str) -> str:
     """The first ERROR lines of an LXC log file."""
     try:
@@ -368,5 +412,4 @@ def _errors_in(log: Iterable[str]) -> str:
 
 def names_of(containers: Iterable[Container]) -> str:
     """A list of containers for an error message: the first ones, and how many more."""
-    names = sorted(c.name for c in containers)
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return abridged(sorted(container.name for container in containers))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import string
 from dataclasses import dataclass
-from typing import Iterable, Sequence
+from typing import Collection, Iterable, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
 
@@ -45,6 +45,12 @@ def validate(name: str) -> str:
             kind=INVALID,
         )
     return name
+
+
+def abridged(names: Collection[str]) -> str:
+    """The first ten of some names, and how many more there are."""
+    shown = ", ".join(list(names)[:10])
+    return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
 
 
 def expand(patterns: Iterable[str]) -> list[Name]:

@@ -10,10 +10,10 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Callable, Collection, Mapping
+from typing import Callable, Collection, Iterable, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
-from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, Includes
 from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     ABSENT,
     BROKEN,
@@ -54,8 +54,15 @@ _POWER_STEPS = {UNFREEZE, STOP, START, FREEZE}
 
 @dataclass(frozen=True)
 class WantedClone:
+    """A clone and the keys that it is to have, by the option that sets them; None where the task does not speak of them."""
+
     name: Name
-    config: Mapping[str, list[str]] = field(default_factory=dict)
+    config: Mapping[str, list[str]] | None = None
+    autostart: Mapping[str, list[str]] | None = None
+
+    @property
+    def keys(self) -> dict[str, list[str]]:
+        return {**(self.autostart or {}), **(self.config or {})}
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,10 @@ class Wanted:
     foreign: bool = False
     cascade: bool = False
     size: int | None = None
+    method: str = "auto"
+    backing_store: str | None = None
+    goes_on: bool = False  # what is refused is left out, and does not stop the others
+    includes: Includes = field(default_factory=Includes)  # handed over, for it reads files
 
 
 @dataclass(frozen=True)
@@ -104,10 +115,11 @@ class Item:
     container: Container | None = None
     creation: Creation | None = None
     configured: Config | None = None
-    inherited: Mapping[str, list[str]] = field(default_factory=dict)
+    record: Provenance | None = None  # that goes with it
     state: str = STOPPED  # after the steps
     restart_required: bool = False
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
+    refusal: FleetError | None = None  # why nothing is done
 
     @property
     def changed(self) -> bool:
@@ -132,29 +144,41 @@ def plan(wanted: Wanted, containers: Mapping[str, Container], dependents: Mappin
     :param containers: what was observed below the wanted lxcpath.
     :param dependents: the storage dependents of each.
     :param make: needed when a clone is to be made.
-    :raises FleetError: CONFLICT, BROKEN or BUSY; nothing has been touched then.
+    :raises FleetError: CONFLICT, BROKEN or BUSY, unless the others go on; nothing has been touched then.
     """
-    refusals: list[FleetError] = []
+    refusals: dict[str, FleetError] = {}
     items: list[Item] = []
     for clone in wanted.clones:
-        found = containers.get(clone.name.name)
+        name = clone.name.name
         try:
             if wanted.state == "absent":
-                items.append(_absent(clone.name.name, found, wanted))
+                items.append(_absent(name, containers.get(name), wanted))
             else:
-                items.append(_present(clone, found, wanted, make))
+                items.append(_present(clone, containers.get(name), wanted, make))
         except FleetError as refusal:
-            refusals.append(refusal)
-    if wanted.state == "absent" and not refusals:
-        items, refusals = _with_dependents(items, containers, dependents, wanted)
+            refusal.container = refusal.container or name
+            refusals[name] = refusal
+    if wanted.state == "absent" and (wanted.goes_on or not refusals):
+        items = _with_dependents(items, dependents, wanted, refusals)
+    if refusals and not wanted.goes_on:
+        raise _together(list(refusals.values()))
     if refusals:
-        first = refusals[0]
-        if len(refusals) > 1:
-            others = sorted({str(r.container) for r in refusals[1:]})
-            shown = ", ".join(others[:10]) + (" …" if len(others) > 10 else "")
-            raise FleetError(first.what, container=first.container, why=first.why, mend=f"{first.mend} Refused likewise: {shown}.".strip(), kind=first.kind)
-        raise first
+        order = {clone.name.name: position for position, clone in enumerate(wanted.clones)}
+        refused = [_refused(name, containers.get(name), refusal) for name, refusal in refusals.items()]
+        items = refused + items if wanted.state == "absent" else sorted(refused + items, key=lambda item: order[item.name])
     return Plan(tuple(items))
+
+
+def _refused(name: str, found: Container | None, refusal: FleetError) -> Item:
+    return Item(name, container=found, state=found.state if found else ABSENT, refusal=refusal)
+
+
+def _together(refusals: list[FleetError]) -> FleetError:
+    first, others = refusals[0], sorted({str(refusal.container) for refusal in refusals[1:]})
+    if not others:
+        return first
+    shown = ", ".join(others[:10]) + (" …" if len(others) > 10 else "")
+    return FleetError(first.what, container=first.container, why=first.why, mend=f"{first.mend} Refused likewise: {shown}.".strip(), kind=first.kind)
 
 
 def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: Make | None) -> Item:
@@ -170,18 +194,28 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
         raise FleetError(
             "is broken", container=name, why=found.damage, mend=f"Restore that, or remove it (lxc_clone name={name} state=absent) and run again.", kind="broken"
         )
-    configured, inherited = _drift(clone, found)
+    configured, record = _drift(clone, found, wanted.includes)
     steps = (GROW,) if _grows(found, wanted.size) else ()
     steps += (CONFIGURE,) if configured else ()
     steps += POWER.get((found.state, wanted.state), ())
     after = _after(steps, found.state)
     restart = bool(configured) and after != STOPPED and START not in steps
-    warning = f"{name}: {found.remark}" if found.remark else ""
-    if found.provenance.config_digest and found.config.digest() != found.provenance.config_digest:
-        warning = f"{name}: its config was edited since it was last written here; " + (
+    return Item(name, steps, found, None, configured, record, after, restart, tuple(_remarks(found, wanted, bool(configured))))
+
+
+def _remarks(found: Container, wanted: Wanted, configured: bool) -> Iterable[str]:
+    """What the operator should know of a clone that exists."""
+    record = found.provenance
+    if found.remark:
+        yield found.remark
+    if record.config_digest and found.config.digest() != record.config_digest:
+        yield "its config was edited since it was last written here; " + (
             "what this task sets is put right" if configured else "no key of this task is concerned"
         )
-    return Item(name, steps, found, None, configured, inherited, after, restart, warning)
+    if record.method and wanted.method not in ("auto", record.method):
+        yield f"it was made with method {record.method} and stays so, whatever method says now"
+    if found.rootfs and wanted.backing_store not in (None, found.rootfs.store):
+        yield f"it is on {found.rootfs.store} and stays there, whatever backing_store says now"
 
 
 def _sweep(found: Container) -> tuple[str, ...]:
@@ -194,10 +228,7 @@ def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make)
     directory = f"{wanted.lxcpath}/{name}"
     rootfs = make.place(name)
     config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.new_mac, make.expanded)
-    inherited = {}
-    for key, values in clone.config.items():
-        inherited[key] = config.get_all(key)
-        config.set(key, values)
+    config, inherited = configuration.with_keys(config, clone.keys, {}, wanted.includes)
     record = source.provenance
     provenance = Provenance(
         id=make.new_id(),
@@ -213,6 +244,7 @@ def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make)
         method=make.method,
         config_digest=config.digest(),
         inherited=inherited,
+        autostart=_by_autostart(clone, ()),
         version=make.version,
         time=make.time,
     )
@@ -234,24 +266,27 @@ def _grows(found: Container, size: int | None) -> bool:
     return wanted > found.size
 
 
-def _drift(clone: WantedClone, found: Container) -> tuple[Config | None, dict[str, list[str]]]:
-    """The configuration that the clone should have, when it has another; and the lines that our keys replaced."""
-    config = Config(found.config.lines)
-    before = found.provenance.inherited
-    inherited = {}
-    for key in before:
-        if key not in clone.config:
-            if config.get_all(key) != before[key]:
-                config.set(key, before[key])
-    for key, values in clone.config.items():
-        inherited[key] = before[key] if key in before else config.get_all(key)
-        if config.get_all(key) != values:
-            config.set(key, values)
+def _by_autostart(clone: WantedClone, before: Iterable[str]) -> list[str]:
+    """The keys that the option autostart answers for."""
+    return sorted(set(before if clone.autostart is None else clone.autostart) - set(clone.config or ()))
+
+
+def _drift(clone: WantedClone, found: Container, includes: Includes) -> tuple[Config | None, Provenance | None]:
+    """The configuration that the clone should have, when it has another, and the record that goes with it."""
+    record = found.provenance
+    by_autostart = set(record.autostart)
+    kept = {key for key in record.inherited if (clone.autostart if key in by_autostart else clone.config) is None}
+    try:
+        config, inherited = configuration.with_keys(found.config, clone.keys, record.inherited, includes, kept)
+    except FleetError as error:
+        raise FleetError(error.what, container=found.name, why=error.why, mend="Mend its configuration file.", kind=error.kind) from error
     if config.get("lxc.uts.name") != found.name:
-        config.set("lxc.uts.name", [found.name])
-    if config == found.config and inherited == before:
-        return None, inherited
-    return config, inherited
+        config = Config(config.lines)
+        config.set("lxc.uts.name", [found.name], includes)
+    autostart = _by_autostart(clone, record.autostart)
+    if (config, inherited, autostart) == (found.config, record.inherited, record.autostart):
+        return None, None
+    return config, replace(record, inherited=inherited, autostart=autostart, config_digest=config.digest())
 
 
 def _absent(name: str, found: Container | None, wanted: Wanted) -> Item:
@@ -273,34 +308,37 @@ def _absent(name: str, found: Container | None, wanted: Wanted) -> Item:
     return Item(name, (*POWER.get((found.state, "absent"), ()), REMOVE), found, state=ABSENT)
 
 
-def _with_dependents(items: list[Item], containers: Mapping[str, Container], dependents: Mapping[str, list[Container]], wanted: Wanted):
-    """Removals put in an order in which nothing loses what it stands on; dependents joined in where cascade allows."""
-    removals = {item.name: item for item in items}
-    ordered: list[Item] = []
-    refusals: list[FleetError] = []
-    done: set[str] = set()
+def _with_dependents(items: list[Item], dependents: Mapping[str, list[Container]], wanted: Wanted, refusals: dict[str, FleetError]) -> list[Item]:
+    """Removals put in an order in which nothing loses what it stands on; dependents joined in where cascade allows.
 
-    def visit(item: Item) -> None:
-        if item.name in done:
-            return
-        done.add(item.name)
+    :param refusals: gets those that may not go.
+    """
+    removals = {item.name: item for item in items}
+    ordered: dict[str, Item] = {}
+
+    def goes(item: Item) -> bool:
+        if item.name in ordered or item.name in refusals:
+            return item.name in ordered
         # What another lxcpath holds is known by its whole path, never by a name that may stand here too.
         for other in dependents.get(item.name, ()) if item.changed else ():
             here = other.lxcpath == wanted.lxcpath
-            if here and other.name in removals:
-                visit(removals[other.name])
-                continue
-            refusal = refuse_cascade(item.name, other, wanted.cascade and here)
-            if refusal:
-                refusals.append(refusal)
+            first = removals.get(other.name) if here else None
+            if first is None:
+                refusal = refuse_cascade(item.name, other, wanted.cascade and here)
+                first = None if refusal else Item(other.name, (REMOVE,), other, state=ABSENT)
             else:
-                removals[other.name] = Item(other.name, (REMOVE,), other, state=ABSENT)
-                visit(removals[other.name])
-        ordered.append(item)
+                refusal = None
+            if first and not goes(first):
+                refusal = FleetError(f"is not removed: {other.name} stands on it and is not removed", container=item.name, kind=BUSY)
+            if refusal:
+                refusals[item.name] = refusal
+                return False
+        ordered[item.name] = item
+        return True
 
     for item in items:
-        visit(item)
-    return ordered, refusals
+        goes(item)
+    return list(ordered.values())
 
 
 def refuse_cascade(name: str, dependent: Container, cascade: bool) -> FleetError | None:
@@ -333,39 +371,6 @@ def _what_it_is(found: Container, family: str) -> str:
     return f"exists and is a clone of the family {found.provenance.family}, not of {family}"
 
 
-def render(plan_: Plan) -> dict[str, str]:
-    """The plan as Ansible's diff: what each container that changes is, and what it will be."""
-    before, after = [], []
-    for item in plan_.items:
-        if not item.changed:
-            continue
-        was = item.container
-        before.append(f"{item.name}: {_described(was)}\n")
-        if item.creation:
-            made = item.creation.provenance
-            generation = f" generation {made.generation}" if made.generation else ""
-            after.append(f"{item.name}: {item.state}, {made.method} of {made.source}{generation}, {item.creation.rootfs}\n")
-            after.extend(f"  {key} = {value}\n" for key in made.inherited for value in item.creation.config.get_all(key))
-        elif item.state == ABSENT:
-            after.append(f"{item.name}: absent\n")
-        else:
-            after.append(f"{item.name}: {item.state}{', restarted' if STOP in item.steps and START in item.steps else ''}\n")
-            if GROW in item.steps:
-                before.append(f"  size = {was.size}\n")
-                after.append("  size = larger\n")
-            if item.configured:
-                keys = sorted({*item.inherited, *was.provenance.inherited, "lxc.uts.name"})
-                for lines, config in ((before, was.config), (after, item.configured)):
-                    lines.extend(f"  {key} = {value}\n" for key in keys for value in config.get_all(key))
-    return {"before": "".join(before), "after": "".join(after), "before_header": "containers", "after_header": "containers"}
-
-
-def _described(container: Container | None) -> str:
-    if container is None:
-        return "absent"
-    return {UNFINISHED: "unfinished", BROKEN: f"broken ({container.damage})"}.get(container.kind, container.state)
-
-
 def outcome(item: Item, taken: Collection[str] | None = None) -> Container | None:
     """The container that an item leaves behind, for a planner that is asked again and for the report.
 
@@ -381,6 +386,5 @@ def outcome(item: Item, taken: Collection[str] | None = None) -> Container | Non
     if found is None:
         return None
     if CONFIGURE in taken:
-        record = replace(found.provenance, inherited=dict(item.inherited), config_digest=item.configured.digest())
-        found = replace(found, config=item.configured, provenance=record)
+        found = replace(found, config=item.configured, provenance=item.record)
     return replace(found, state=_after(tuple(step for step in item.steps if step in taken and step in _POWER_STEPS), found.state))

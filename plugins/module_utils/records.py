@@ -14,7 +14,6 @@ import ctypes
 import os
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Provenance
@@ -55,14 +54,16 @@ def complete(directory: str) -> None:
         os.close(descriptor)
 
 
-def reconfigure(directory: str, record: Provenance, config: Config, inherited: Mapping[str, list[str]]) -> None:
-    """Write a container's configuration anew, and in its record what the keys that a task set had before."""
-    known = {**record.inherited, **inherited}
-    if known != record.inherited:
+def reconfigure(directory: str, before: Provenance, config: Config, record: Provenance) -> None:
+    """Write a container's configuration anew, and the record that goes with it.
+
+    :param before: the record as it is.
+    """
+    known = {**before.inherited, **record.inherited}
+    if known != before.inherited:
         # Cut off from here on, what the keys had before is not forgotten.
-        write_atomically(f"{directory}/{PROVENANCE}", replace(record, inherited=known).dumps())
+        write_atomically(f"{directory}/{PROVENANCE}", replace(before, inherited=known).dumps())
     write_atomically(f"{directory}/config", str(config))
-    record = replace(record, inherited=dict(inherited), config_digest=config.digest())
     write_atomically(f"{directory}/{PROVENANCE}", record.dumps())
 
 

@@ -15,7 +15,7 @@ import shlex
 from typing import Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
-from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, check_legacy
+from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, check_legacy, split_line
 from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, STOPPED, UNFINISHED, Container
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, FleetError
@@ -77,12 +77,8 @@ def fingerprint(base: Container, driver: StorageDriver) -> str:
     return digest.hexdigest()[:32]
 
 
-def check_source(source: Container | None, name: str, lxcpath: str, driver: StorageDriver | None, pinned: bool) -> list[str]:
-    """Refuse a source that cannot be cloned now; return warnings.
-
-    :param pinned: clones will stand on its root filesystem (overlay), so it must not have changed since it was sealed.
-    :raises FleetError: MISSING, BROKEN, BUSY or CONFLICT.
-    """
+def check_source(source: Container | None, name: str, lxcpath: str, driver: StorageDriver | None) -> None:
+    """:raises FleetError: MISSING, BROKEN or BUSY for a source that cannot be cloned now."""
     if source is None:
         raise FleetError("there is no such source", container=name, why=f"{lxcpath} has no container of that name", mend="Make it with lxc_base.", kind=MISSING)
     if source.kind == UNFINISHED:
@@ -97,13 +93,20 @@ def check_source(source: Container | None, name: str, lxcpath: str, driver: Stor
     if source.state != STOPPED:
         raise FleetError(f"is {source.state} and is not cloned", container=name, mend=f"Stop it first (lxc-stop -n {name}).", kind=BUSY)
     check_unused(source, driver, "is not cloned")
-    record = source.provenance
+
+
+def check_unchanged(base: Container, driver: StorageDriver) -> list[str]:
+    """What may be told of a base on whose root filesystem clones are to stand.
+
+    :raises FleetError: CONFLICT when it has changed since it was sealed.
+    """
+    record = base.provenance
     if record is None or not record.sealed:
-        return [f"{name} is not sealed: nothing notices when it changes while clones stand on it (lxc_base state=sealed)"] if pinned else []
-    if pinned and fingerprint(source, driver) != record.fingerprint:
+        return [f"{base.name} is not sealed: nothing notices when it changes while clones stand on it (lxc_base state=sealed)"]
+    if fingerprint(base, driver) != record.fingerprint:
         raise FleetError(
             "has changed since it was sealed, so it is not cloned",
-            container=name,
+            container=base.name,
             why="its fingerprint differs, and clones stand on the state that was sealed",
             mend="Seal it anew (lxc_base state=sealed; its dependent clones must be removed first).",
             kind=CONFLICT,
@@ -125,11 +128,10 @@ def write_guard(path: str, script: str) -> None:
 
 def with_guard(config: Config, directory: str, wanted: bool) -> Config:
     """The configuration with the guard's hook, or without it."""
-    line = f"{directory}/{GUARD}"
-    hooks = [value for value in config.get_all("lxc.hook.pre-start") if value != line]
-    changed = Config(config.lines)
+    line = ("lxc.hook.pre-start", f"{directory}/{GUARD}")
+    if (line in config.items()) == wanted:
+        return config
+    changed = Config(one for one in config.lines if split_line(one) != line)
     if wanted:
-        hooks.insert(0, line)
-    if changed.get_all("lxc.hook.pre-start") != hooks:
-        changed.set("lxc.hook.pre-start", hooks)
+        changed.set(line[0], [line[1], *changed.own(line[0])])
     return changed

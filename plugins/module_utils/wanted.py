@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping
 
-from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
 from ansible_collections.fleet.lxc.plugins.module_utils import names
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import WantedClone
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Storage
 
@@ -55,7 +55,7 @@ CLONE_ARGUMENTS: dict[str, Any] = {
     "autostart": {
         "type": "dict",
         "options": {
-            "enabled": {"type": "bool", "default": True},
+            "enabled": {"type": "bool"},
             "order": {"type": "int"},
             "delay": {"type": "int"},
             "groups": {"type": "list", "elements": "str"},
@@ -145,16 +145,18 @@ def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:
         raise FleetError(
             "foreign: true removes one container that is named literally", mend="Use it with state: absent and one name without a range.", kind=INVALID
         )
-    common = configuration.check_options(options["config"] or {})
-    common = {**_autostart(options["autostart"]), **common}
+    common = None if options["config"] is None else check_options(options["config"])
+    autostart = _autostart(options["autostart"])
     overrides = _overrides(options["overrides"] or {}, {name.name for name in expanded})
-    return tuple(
-        WantedClone(
-            name,
-            {key: [configuration.fill(value, name.name, name.index) for value in values] for key, values in {**common, **overrides.get(name.name, {})}.items()},
-        )
-        for name in expanded
-    )
+    return tuple(WantedClone(name, _filled(_merged(common, overrides.get(name.name)), name), _filled(autostart, name)) for name in expanded)
+
+
+def _merged(common: dict[str, list[str]] | None, override: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+    return common if override is None else {**(common or {}), **override}
+
+
+def _filled(keys: Mapping[str, list[str]] | None, name: names.Name) -> dict[str, list[str]] | None:
+    return None if keys is None else {key: [fill(value, name.name, name.index) for value in values] for key, values in keys.items()}
 
 
 def _overrides(overrides: Mapping[str, Any], known: set[str]) -> dict[str, dict[str, list[str]]]:
@@ -162,19 +164,22 @@ def _overrides(overrides: Mapping[str, Any], known: set[str]) -> dict[str, dict[
     for name, override in overrides.items():
         if name not in known:
             raise FleetError(f"overrides name {name!r}, which this call does not make", mend="Add it to name, or drop it.", kind=INVALID)
-        if not isinstance(override, Mapping) or set(override) - {"config"} or not isinstance(override.get("config", {}), Mapping):
+        if not isinstance(override, Mapping) or set(override) - {"config"} or not isinstance(override.get("config") or {}, Mapping):
             raise FleetError("overrides hold a dict with the key config", container=name, kind=INVALID)
-        checked[name] = configuration.check_options(override.get("config") or {}, f"overrides of {name}")
+        if override.get("config") is not None:
+            checked[name] = check_options(override["config"], f"overrides of {name}")
     return checked
 
 
-def _autostart(autostart: Mapping[str, Any] | None) -> dict[str, list[str]]:
+def _autostart(autostart: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
     if autostart is None:
+        return None
+    if all(value is None for value in autostart.values()):
         return {}
-    keys = {"lxc.start.auto": ["1" if autostart["enabled"] else "0"]}
+    keys = {"lxc.start.auto": ["0" if autostart["enabled"] is False else "1"]}
     for option in ("order", "delay"):
         if autostart[option] is not None:
             keys[f"lxc.start.{option}"] = [str(autostart[option])]
     if autostart["groups"] is not None:
-        keys.update(configuration.check_options({"lxc.group": autostart["groups"]}, "autostart"))
+        keys.update(check_options({"lxc.group": autostart["groups"]}, "autostart"))
     return keys

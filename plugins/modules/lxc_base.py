@@ -73,6 +73,7 @@ options:
   config:
     description:
       - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone).
+      - Left out, the keys that earlier tasks set stay as they are; V({}) gives all of them their old lines back.
     type: dict
   state:
     description:

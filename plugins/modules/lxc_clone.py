@@ -34,6 +34,7 @@ options:
       - V(snapshot) shares the base's blocks by the backing store's copy-on-write.
       - V(copy) makes independent root filesystems; blocks are shared where the filesystem has reflinks.
       - V(auto) takes a snapshot where it can be, else a reflink copy, else it fails. It never makes full copies.
+      - An existing clone stays as it was made; a warning says so where that was another way. The same goes for O(backing_store).
     type: str
     choices: [auto, snapshot, copy]
     default: auto
@@ -84,25 +85,28 @@ options:
     type: path
   config:
     description:
-      - LXC configuration keys with a string or a list of strings each. They replace all inherited lines of that key; null removes them.
+      - LXC configuration keys with a string or a list of strings each. They replace all inherited lines of that key, those of
+        included files too; null removes them. An empty line of the key does so, where an include sets it.
       - V({name}) and V({index}) (the number of the name's last range) are replaced; V({{) is a brace.
       - A changed value on an existing clone is written in place; RV(clones[].restart_required) tells that it runs with the old one.
-      - A key that is dropped from the task gets the lines back that it had before.
+      - A key that is dropped from the task gets the lines back that it had before. V({}) drops all of them.
+      - Left out, the keys that earlier tasks set stay as they are.
+      - LXC itself reads the new configuration before anything is touched. A key or value that it does not know is refused.
       - C(lxc.rootfs.*), C(lxc.uts.name), C(lxc.idmap) and C(lxc.include) cannot be set.
     type: dict
   overrides:
     description:
-      - Per clone, a dict with the key C(config), which goes over O(config).
+      - Per clone, a dict with the key C(config), which goes over O(config). For these clones O(config) counts as given.
     type: dict
   autostart:
     description:
-      - Whether and when the clones start with the host. Left out, the base's own setting stays.
+      - Whether and when the clones start with the host.
+      - Left out, what earlier tasks set with this option stays. V({}) means as the base has it.
     type: dict
     suboptions:
       enabled:
-        description: Sets C(lxc.start.auto).
+        description: Sets C(lxc.start.auto). Taken as true where one of the others is given.
         type: bool
-        default: true
       order:
         description: Sets C(lxc.start.order).
         type: int
@@ -131,7 +135,8 @@ options:
     type: int
   on_error:
     description:
-      - V(stop) begins nothing new after a clone has failed, V(continue) goes on with the others.
+      - V(stop) refuses the whole call, before anything is touched, because of one clone that is broken or not this family's,
+        and begins nothing new after a clone has failed. V(continue) goes on with the others.
       - Either way each clone is whole or absent, and the task fails with all results.
     type: str
     choices: [stop, continue]
@@ -258,7 +263,7 @@ clones:
       type: str
       sample: 00:16:3e:4a:11:07
     restart_required:
-      description: Present and true where the configuration was changed while the clone goes on running with the old one.
+      description: Present and true from a change of the configuration on until the clone is restarted, as long as it runs with the old one.
       type: bool
 summary:
   description: How many clones were C(created), C(started), C(stopped), C(removed), C(unchanged), C(failed).

@@ -78,7 +78,7 @@ class Fleet:
         assert not unknown, unknown
         options = {key: given.get(key, argument.get("default")) for key, argument in spec.items()}
         if isinstance(options.get("autostart"), dict):
-            options["autostart"] = {"enabled": True, "order": None, "delay": None, "groups": None, **options["autostart"]}
+            options["autostart"] = {"enabled": None, "order": None, "delay": None, "groups": None, **options["autostart"]}
         if options.get("storage"):
             options["storage"] = {**dict.fromkeys(spec["storage"]["options"]), **options["storage"]}
         options["lxcpath"] = self.lxcpath

@@ -144,7 +144,7 @@ def test_blank_answers_leave_the_defaults_of_the_role(job):
     options = made.clones["invocation"]["module_args"]
     assert (options["method"], options["state"]) == (DEFAULTS["fleet_clone_method"], DEFAULTS["fleet_clone_state"])
     assert (options["wait_timeout"], options["detail"]) == (DEFAULTS["fleet_wait_timeout"], DEFAULTS["fleet_detail"])
-    assert options["workers"] is None and options["config"] is None and options["autostart"] is None
+    assert options["workers"] is None and options["config"] == {} and set(options["autostart"].values()) == {None}
 
 
 def test_what_the_template_sets_stays_whatever_is_answered(job):

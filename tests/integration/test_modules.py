@@ -59,7 +59,7 @@ def test_config_drift_is_shown_written_and_taken_back(golden):
         return open(golden.path("web-7", "config")).read()
 
     assert "lxc.start.order = 7" in read() and "lxc.start.auto = 1" in read()
-    changed = golden.clone(source="golden", name="web-7", config={"lxc.start.order": 8})
+    changed = golden.clone(source="golden", name="web-7", config={"lxc.start.order": 8}, autostart={})
     assert "lxc.start.order = 8" in changed["diff"]["after"] and "lxc.start.order = 7" in changed["diff"]["before"]
     assert "lxc.start.order = 8" in read() and "lxc.start.auto" not in read()
     assert not golden.clone(source="golden", name="web-7", config={"lxc.start.order": 8})["changed"]

@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils import records
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
+from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import CLONE_ARGUMENTS
 from conftest import Fleet, sh
 
@@ -155,9 +156,9 @@ def effective(fleet, name, key):
     return sh(["lxc-info", "-P", fleet.lxcpath, "-n", name, "-c", key]).split("=", 1)[-1].split()
 
 
-@pytest.mark.parametrize("value", ["", "'quoted'", ["A=1", "", "B=2"], '"x"', "  x  ", None, True, 1.0, "ü", "a#b"])
+@pytest.mark.parametrize("value", ["", "'quoted'", ["a", "", "b"], '"x"', "  x  ", None, True, 1.0, "ü", "a#b"])
 def test_any_value_is_written_once(golden, value):
-    config = {"lxc.environment": value}
+    config = {"lxc.hook.post-stop": value}
     golden.clone(source="golden", name="web", config=config)
     again = golden.clone(source="golden", name="web", config=config)
     assert again["clones"][0]["actions"] == []
@@ -188,8 +189,106 @@ def test_a_value_replaces_what_an_include_set(including):
     assert effective(golden, "web", "lxc.cap.drop") == ["sys_admin"]
 
 
-def test_an_unknown_key_is_refused(golden, refused):
-    refused(golden, "lxc.no.such", golden.clone, source="golden", name="web", config={"lxc.no.such": "1"})
+INCLUDED = {
+    "lxc.cap.drop": "sys_time",
+    "lxc.environment": "A=1",
+    "lxc.mount.entry": "/x x none bind,optional 0 0",
+    "lxc.mount.auto": "proc:mixed",
+    "lxc.hook.post-stop": "/bin/true",
+    "lxc.cgroup2.devices.allow": "c 1:3 rwm",
+    "lxc.group": "web",
+    "lxc.tty.max": "3",
+    "lxc.signal.halt": "SIGINT",
+    "lxc.prlimit.nofile": "12",
+    "lxc.seccomp.profile": "/usr/share/lxc/config/common.seccomp",
+}
+
+
+@pytest.mark.parametrize("direct", ["before", "after", "nowhere"])
+def test_what_an_include_set_is_removed_replaced_and_given_back_whatever_the_key(fleet, aside, direct):
+    fleet.golden(state="present")
+    lines = "".join(f"{key} = {value}\n" for key, value in INCLUDED.items())
+    with open(f"{aside}/more.conf", "w") as file:
+        file.write(lines)
+    # The busybox template writes some of these keys itself.
+    with open(fleet.path("golden", "config")) as file:
+        kept = "".join(line for line in file if line.split("=")[0].strip() not in INCLUDED)
+    include = f"lxc.include = {aside}/more.conf\n"
+    with open(fleet.path("golden", "config"), "w") as file:
+        file.write(kept + {"before": lines + include, "after": include + lines, "nowhere": include}[direct])
+
+    def values():
+        return {key: effective(fleet, "web", key) for key in INCLUDED}
+
+    fleet.clone(source="golden", name="web")
+    first = values()
+    fleet.clone(source="golden", name="web", config=dict.fromkeys(INCLUDED))
+    assert set(map(tuple, values().values())) <= {(), ("0",)}
+    other = {"lxc.cap.drop": "sys_boot", "lxc.environment": ["B=2", "C=3"], "lxc.tty.max": 5, "lxc.group": "db", "lxc.prlimit.nofile": 7}
+    fleet.clone(source="golden", name="web", config=other)
+    assert [values()[key] for key in other] == [["sys_boot"], ["B=2", "C=3"], ["5"], ["db"], ["7"]]
+    assert not fleet.clone(source="golden", name="web", config=other)["changed"]
+    fleet.clone(source="golden", name="web", config={})
+    assert values() == first
+
+
+def test_a_base_replaces_what_an_include_set_too(including, aside):
+    drop = {"lxc.cap.drop": "sys_admin"}
+    including.base(name="golden", config=drop)
+    assert effective(including, "golden", "lxc.cap.drop") == ["sys_admin"]
+    assert not including.base(name="golden", config=drop)["changed"] and not including.base(name="golden")["changed"]
+    including.base(name="golden", config={})
+    assert "sys_time" in effective(including, "golden", "lxc.cap.drop")
+
+
+def test_a_key_that_stands_twice_is_readable_in_the_diff(including):
+    golden = including
+    golden.clone(source="golden", name="web-[1:2]", config={"lxc.start.order": 1})
+    change = {"lxc.cap.drop": None, "lxc.environment": ["A=1", "B={name}"]}
+    assert golden.clone(source="golden", name="web-[1:2]", config=change)["diff"] == {
+        "before_header": "containers",
+        "after_header": "containers",
+        "before": "web-1: stopped\nweb-2: stopped\nweb-1, web-2:\n  lxc.start.order = 1\n",
+        "after": "web-1: stopped\nweb-2: stopped\nweb-1, web-2:\n  lxc.cap.drop =\n  lxc.environment = A=1\n  lxc.environment = B={name}\n",
+    }
+
+
+@pytest.mark.parametrize("key", ["lxc.no.such", "lxc.aa_profile", "lxc.network.type"])
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_an_unknown_key_is_refused(golden, refused, key, check_mode):
+    refused(golden, key.replace(".", r"\."), golden.clone, check_mode=check_mode, source="golden", name="web", config={key: "1"})
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_base_with_a_bad_key_is_refused(fleet, refused, state):
+    if state == "present":
+        fleet.golden(state="present")
+    refused(fleet, "lxc.start.auto = maybe", fleet.base, name="golden", template="busybox", config={"lxc.start.auto": "maybe"})
+
+
+def test_a_bad_value_of_one_clone_is_refused_with_its_name(golden, refused, monkeypatch):
+    asked = []
+    complaint = LxcHost.complaint
+    monkeypatch.setattr(LxcHost, "complaint", lambda host, config: (asked.append(config), complaint(host, config))[1])
+    options = {"source": "golden", "name": "web-[1:300]", "config": {"lxc.environment": "N={name}", "lxc.start.order": "{index}"}}
+    bad = {"overrides": {"web-222": {"config": {"lxc.start.order": "later"}}}}
+    refused(golden, "web-222: .*lxc.start.order = later", golden.clone, **options, **bad)
+    assert len(asked) < 20
+    for processes in (1, 0):
+        asked.clear()
+        golden.clone(**options)
+        assert len(asked) == processes
+
+
+def test_clones_whose_configurations_cannot_be_one_are_made(golden):
+    overrides = {"one": {"config": {"lxc.namespace.keep": "ipc"}}, "two": {"config": {"lxc.namespace.clone": "ipc"}}}
+    assert golden.clone(source="golden", name=["one", "two"], overrides=overrides)["summary"]["created"] == 2
+    assert [effective(golden, name, f"lxc.namespace.{key}") for name, key in (("one", "keep"), ("two", "clone"))] == [["ipc"], ["ipc"]]
+
+
+def test_a_log_file_is_not_made_by_asking_lxc(golden, aside):
+    golden.clone(check_mode=True, source="golden", name="web", config={"lxc.log.file": f"{aside}/log"})
+    assert os.listdir(aside) == []
 
 
 def test_a_bad_value_is_refused_before_anything_is_made(golden):
@@ -207,7 +306,7 @@ def test_a_configuration_that_was_cut_off_between_its_two_files_gives_back_what_
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0 and effective(golden, "web", "lxc.net.0.type") == ["none"]
     golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
-    golden.clone(source="golden", name="web")
+    golden.clone(source="golden", name="web", config={})
     assert effective(golden, "web", "lxc.net.0.type") == ["empty"]
 
 
@@ -225,6 +324,118 @@ def test_a_power_step_without_config_leaves_the_config(golden):
     golden.clone(source="golden", name="web", config={"lxc.cgroup2.memory.max": "64M"})
     golden.clone(source="golden", name="web", state="restarted")
     assert "memory.max = 64M" in open(golden.path("web", "config")).read()
+
+
+def lines_of(fleet, name):
+    with open(fleet.path(name, "config")) as file:
+        return {line.strip() for line in file}
+
+
+def test_config_and_autostart_are_managed_one_without_the_other(golden):
+    start, auto = "lxc.start.order = 3", "lxc.start.auto = 1"
+
+    def run(**options):
+        golden.clone(source="golden", name=["web", "db"], **options)
+        return [sorted({start, auto, "lxc.start.delay = 9"} & lines_of(golden, name)) for name in ("web", "db")]
+
+    assert run(config={"lxc.start.order": 3}, autostart={"enabled": True}) == [[auto, start]] * 2
+    assert run() == run(state="present", overrides={}) == [[auto, start]] * 2
+    assert run(config={}) == [[auto]] * 2
+    assert run(config={"lxc.start.order": 3}) == [[auto, start]] * 2
+    assert run(autostart={}) == [[start]] * 2
+    assert run(overrides={"db": {"config": {"lxc.start.delay": 9}}}) == [[start], ["lxc.start.delay = 9"]]
+    assert run(autostart={"order": 3}) == [[auto, start], [auto, "lxc.start.delay = 9", start]]
+    # The option that named a key last answers for it.
+    assert run(config={}) == [[auto, start]] * 2
+    assert run(config={}, autostart={}) == [[], []]
+
+
+def test_a_base_keeps_its_config_when_the_task_does_not_speak_of_it(fleet):
+    fleet.golden()
+    assert not fleet.base(name="golden", state="sealed")["changed"] and "lxc.net.0.type = empty" in lines_of(fleet, "golden")
+    assert fleet.base(name="golden", state="sealed", config={})["changed"] and "lxc.net.0.type = empty" not in lines_of(fleet, "golden")
+
+
+def test_a_base_that_an_include_names_as_root_filesystem_is_kept(golden, aside):
+    golden.clone(source="golden", name="web")
+    os.rename(golden.path("web", "fleet.lxc.json"), f"{aside}/record")
+    with open(golden.path("web", "config")) as file:
+        lines = file.readlines()
+    with open(f"{aside}/rootfs.conf", "w") as file:
+        file.writelines(line for line in lines if line.startswith("lxc.rootfs.path"))
+    with open(golden.path("web", "config"), "w") as file:
+        file.write(f"lxc.include = {aside}/rootfs.conf\n" + "".join(line for line in lines if not line.startswith("lxc.rootfs.path")))
+    with pytest.raises(FleetError, match="web"):
+        golden.base(name="golden", state="absent")
+
+
+def test_what_is_included_and_missing_stops_nobody_else(golden):
+    golden.clone(source="golden", name="web")
+    os.mkdir(golden.path("old"))
+    with open(golden.path("old", "config"), "w") as file:
+        file.write("lxc.include = /nowhere/x.conf\n")
+    assert golden.clone(source="golden", name="web", config={"lxc.start.order": 1})["changed"]
+    with pytest.raises(FleetError, match="old: .*includes /nowhere/x.conf"):
+        golden.clone(source="old", name="new")
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_one_that_is_refused_stops_the_others_or_does_not(golden, refused, state):
+    golden.clone(source="golden", name="web-[1:3]")
+    if state == "present":
+        shutil.rmtree(golden.path("web-2", "overlay", "delta"))
+    else:
+        os.unlink(golden.path("web-2", "fleet.lxc.json"))
+    options = {"source": "golden", "name": "web-[1:4]", "state": state}
+    for check_mode in (True, False):
+        refused(golden, "web-2", golden.clone, check_mode=check_mode, **options)
+    check, run = (raw(golden, check_mode=check_mode, **options, on_error="continue") for check_mode in (True, False))
+    for result in (check, run):
+        assert list(result["failures"]) == ["web-2"] and result["summary"]["failed"] == 1
+        by_name = {clone["name"]: (clone["state"], clone["actions"]) for clone in result["clones"]}
+        assert by_name["web-2"] == ("failed", [])
+        assert by_name["web-3"] == (("stopped", []) if state == "present" else ("absent", ["remove"]))
+        assert by_name["web-4"] == (("stopped", ["create"]) if state == "present" else ("absent", []))
+    assert set(golden.names()) == {"golden", "web-2"} | ({"web-1", "web-3", "web-4"} if state == "present" else set())
+
+
+def test_what_a_refused_clone_stands_on_stays(golden):
+    golden.clone(source="golden", name=["web", "db"], method="copy")
+    golden.clone(source="web", name="child", method="snapshot")
+    os.unlink(golden.path("child", "fleet.lxc.json"))
+    result = raw(golden, name=["db", "child", "web"], state="absent", on_error="continue")
+    assert set(result["failures"]) == {"child", "web"} and golden.names() == ["child", "golden", "web"]
+
+
+def size(result):
+    """Characters of what AWX gets of a result, beside the task's own arguments."""
+    return len(json.dumps({**result, "failures": {}, "left_out": []}))
+
+
+CONFIG = {"lxc.cgroup2.memory.max": "1G", "lxc.start.auto": 1, "lxc.environment": "NODE={name}"}
+
+
+@pytest.mark.parametrize("config", [None, CONFIG], ids=["bare", "config"])
+def test_a_thousand_new_clones_with_long_names_fit_into_one_event_of_awx(golden, config):
+    name = "a-web-server-of-our-second-site-abroad-"  # and a number make 42 characters
+    result = golden.clone(check_mode=True, source="golden", name=f"{name}[001:999]", state="started", config=config)
+    assert len(result["clones"]) == 999 and {len(clone["name"]) for clone in result["clones"]} == {42}
+    assert result["diff"]["after"].count("lxc.cgroup2.memory.max = 1G") == (1 if config else 0)
+    print(size(result), size({**result, "diff": {}}))
+    assert size(result) < 690_000
+
+
+def test_a_thousand_edited_configurations_with_long_names_fit_into_one_event_of_awx(golden):
+    options = {"source": "golden", "name": "a-web-server-of-our-second-site-abroad-[001:999]"}
+    golden.clone(**options, config=CONFIG)
+    for name in os.listdir(golden.lxcpath):
+        if name != "golden":
+            with open(golden.path(name, "config"), "a") as file:
+                file.write("# an edit\n")
+    result = raw(golden, check_mode=True, **options, method="copy", config={**CONFIG, "lxc.cgroup2.memory.max": "2G", "lxc.environment": "N={name}"})
+    assert len(result["warnings"]) == 2 and all("(998 more likewise: a-web" in warning and len(warning) < 700 for warning in result["warnings"])
+    print(size(result), size({**result, "diff": {}}))
+    assert size(result) < 690_000
 
 
 def test_a_forgotten_base_on_btrfs_is_writable_again(fleet_on):
@@ -258,6 +469,14 @@ def test_a_clone_of_a_clone_heeds_a_base_that_runs(fleet):
     sh(["lxc-start", "-P", fleet.lxcpath, "-n", "golden"])
     with pytest.raises(FleetError, match="golden"):
         fleet.clone(source="one", name="two")
+
+
+def test_a_copy_of_a_clone_heeds_a_base_that_runs(fleet):
+    fleet.golden(state="present")
+    fleet.clone(source="golden", name="one")
+    sh(["lxc-start", "-P", fleet.lxcpath, "-n", "golden"])
+    with pytest.raises(FleetError, match="one: is not cloned while golden is running"):
+        fleet.clone(source="one", name="two", method="copy")
 
 
 def test_a_mistyped_source_does_not_lift_the_family(golden):

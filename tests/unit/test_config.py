@@ -7,9 +7,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, check_legacy, check_options, derive, fill, mapped_root, split_line
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, Includes, check_legacy, derive, mapped_root, split_line, with_keys
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
-from hypothesis import given
+from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 BASE = """# a comment
@@ -128,10 +129,80 @@ def test_the_root_of_an_unprivileged_container():
     assert mapped_root(Config.parse("lxc.idmap = u 1000 1000 1\n")) is None
 
 
-def test_a_key_that_an_include_could_override_goes_to_the_end():
-    config = Config.parse("lxc.a = 1\nlxc.include = x\n")
-    config.set("lxc.a", ["2"])
-    assert config.lines == ["lxc.include = x", "lxc.a = 2"]
+@pytest.fixture(scope="module")
+def included(tmp_path_factory):
+    """Files to include, as a base's template has them."""
+    directory = tmp_path_factory.mktemp("included")
+    texts = {
+        "drops": "lxc.cap.drop = mac_admin\nlxc.cap.drop = sys_time\nlxc.hook.stop = /included\n",
+        "clears": "lxc.hook =\nlxc.cap.drop =\nlxc.arch = amd64\n",
+        "other": "lxc.pty.max = 9\n",
+    }
+    for name, text in texts.items():
+        (directory / name).write_text(text)
+    (directory / "nested").write_text(f"lxc.include = {directory}/drops\nlxc.start.auto = 0\n")
+    return directory
+
+
+def applied(config, keys, before=None, kept=()):
+    return with_keys(config, keys, before or {}, Includes(), kept)
+
+
+def test_a_key_goes_where_its_lines_stood_unless_an_include_after_them_sets_it(included):
+    config = Config([f"lxc.cap.drop = a{n}" if n else "lxc.pty.max = 1" for n in range(2)] + [f"lxc.include = {included}/drops", "lxc.start.auto = 1"])
+    config.set("lxc.pty.max", ["2"])
+    config.set("lxc.cap.drop", ["b"])
+    assert config.lines == ["lxc.pty.max = 2", "lxc.cap.drop = a1", f"lxc.include = {included}/drops", "lxc.start.auto = 1", "lxc.cap.drop = b"]
+
+
+def test_what_an_include_set_is_replaced_and_comes_back(included):
+    base = Config([f"lxc.include = {included}/nested", "lxc.cap.drop = sys_nice"])
+    for values in ([], ["x"], ["x", "y"]):
+        config, inherited = applied(base, {"lxc.cap.drop": values})
+        assert config.expanded().get_all("lxc.cap.drop") == values
+        assert applied(config, {}, inherited)[0] == base
+
+
+def test_an_unset_key_that_nothing_sets_leaves_no_trace(included):
+    base = Config([f"lxc.include = {included}/drops"])
+    assert applied(base, {"lxc.pty.max": []})[0] == base
+
+
+def test_no_empty_line_is_written_where_lxc_would_not_load_it(included):
+    config, _inherited = applied(Config([f"lxc.include = {included}/clears"]), {"lxc.arch": ["i686"]})
+    assert config.lines[1:] == ["lxc.arch = i686"]
+
+
+def test_keys_that_a_task_does_not_speak_of_stay():
+    config, inherited = applied(Config(["lxc.a = 0"]), {"lxc.a": ["1"], "lxc.b": ["2"]})
+    config, inherited = applied(config, {"lxc.c": ["3"]}, inherited, kept={"lxc.a", "lxc.b"})
+    assert config.lines == ["lxc.a = 1", "lxc.b = 2", "lxc.c = 3"] and inherited == {"lxc.a": ["0"], "lxc.b": [], "lxc.c": []}
+
+
+KEYS = ["lxc.cap.drop", "lxc.hook", "lxc.hook.stop", "lxc.pty.max", "lxc.start.auto"]
+VALUES = st.sampled_from(["", "1", "2", "'q'"])
+TASK = st.dictionaries(st.sampled_from(KEYS), st.lists(VALUES, max_size=3), max_size=4)
+
+
+def effective(config):
+    config = config.expanded()
+    return {key: config.get_all(key) for key in KEYS}
+
+
+@given(st.lists(st.tuples(st.sampled_from([*KEYS, "lxc.include"]), st.integers(0, 3)), max_size=7), TASK, TASK)
+def test_tasks_replace_each_other_and_the_last_dropped_key_leaves_what_was_there(included, lines, first, second):
+    files = ["drops", "clears", "other", "nested"]
+    base = Config(f"{key} = {included}/{files[n]}" if key == "lxc.include" else f"{key} = {['', '1', '3', 'x'][n]}".rstrip() for key, n in lines)
+    one, inherited = applied(base, first)
+    # A lxc.hook that clears the hooks before it has its place among them, and a line that was taken out loses that.
+    assume(not ("lxc.hook" in {**first, **second} and any(line.startswith("lxc.hook =") for line in base.lines)))
+    for key, values in first.items():
+        assert effective(one)[key] == Config([f"{key} = {value}" for value in values]).get_all(key)
+    assert applied(one, first, inherited) == (one, inherited)
+    two, inherited = applied(one, second, inherited)
+    assert (effective(two), inherited) == (effective(applied(base, second)[0]), applied(base, second)[1])
+    none, inherited = applied(two, {}, inherited)
+    assert effective(none) == effective(base) and sorted(none.lines) == sorted(base.lines) and inherited == {}
 
 
 def test_an_empty_value_clears_what_was_before():
@@ -146,7 +217,7 @@ def test_a_configuration_survives_the_round_trip(text):
 
 @given(st.from_regex(r"lxc\.[a-z.]{1,20}", fullmatch=True), st.lists(st.from_regex(r"[a-z0-9=/:]{1,20}", fullmatch=True), max_size=4))
 def test_what_is_set_is_read_back(key, values):
-    config = Config.parse(BASE)
+    config = Config.parse(BASE.replace("lxc.include", "# lxc.include"))
     config.set(key, values)
     assert config.get_all(key) == values
 
@@ -165,6 +236,21 @@ def test_lines_are_read_as_liblxc_reads_them():
 def test_config_that_is_not_the_users_to_set_is_refused(options):
     with pytest.raises(FleetError):
         check_options(options)
+
+
+@pytest.mark.parametrize(
+    ("key", "today"),
+    [
+        ("lxc.aa_profile", "lxc.apparmor.profile"),
+        ("lxc.network.type", "lxc.net.0.type"),
+        ("lxc.network.1.ipv4", "lxc.net.1.ipv4.address"),
+        ("lxc.limit.nofile", "lxc.prlimit.nofile"),
+        ("lxc.kmsg", "nothing took its place"),
+    ],
+)
+def test_a_key_of_lxc_2_is_refused_with_its_name_of_today(key, today):
+    with pytest.raises(FleetError, match=today):
+        check_options({key: "x"})
 
 
 def test_values_may_be_strings_numbers_lists_or_null():

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 
 import pytest
+from ansible_collections.fleet.lxc.plugins.module_utils import diff
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, COMPLETE, FOREIGN, UNFINISHED, Container, Provenance, Rootfs
@@ -136,7 +137,7 @@ def test_no_step_removes_what_is_not_ours(kinds, data):
 
 
 def test_the_diff_names_exactly_what_changes():
-    result = planner.render(plan([container("one")], "present", ["one", "two", "three"]))
+    result = diff.render(plan([container("one")], "present", ["one", "two", "three"]))
     assert [line.split(":")[0] for line in result["after"].splitlines()] == ["two", "three"]
 
 

@@ -31,7 +31,7 @@ _SUBVOLUME_INODE = 256
 
 class BtrfsDriver(StorageDriver):
     store = "btrfs"
-    capabilities = Capabilities(snapshot=True, snapshot_of_snapshot=True, reflink=True)
+    capabilities = Capabilities(snapshot=True, reflink=True)
 
     def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
         return Rootfs(self.store, f"{lxcpath}/{name}/rootfs")

@@ -27,7 +27,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
 
 class DirectoryDriver(StorageDriver):
     store = "dir"
-    capabilities = Capabilities(reflink=True, unprivileged=True)
+    capabilities = Capabilities(reflink=True)
 
     def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
         return Rootfs(self.store, f"{lxcpath}/{name}/rootfs")

@@ -33,7 +33,7 @@ class LoopDriver(StorageDriver):
     store = "loop"
     takes = frozenset({"size", "fstype"})
     # Two lxc-start at once may choose the same free loop device, and one of them fails ("Failed to set loop fd").
-    capabilities = Capabilities(reflink=True, needs_size=True, resizable=True, parallel_start=False)
+    capabilities = Capabilities(reflink=True, parallel_start=False)
 
     def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
         return Rootfs(self.store, f"{lxcpath}/{name}/rootdev")

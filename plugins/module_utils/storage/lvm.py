@@ -84,10 +84,6 @@ class LvmDriver(StorageDriver):
     takes = frozenset({"size", "fstype", "vg", "thinpool", "cow_size"})
     capabilities = Capabilities(
         snapshot=True,
-        snapshot_of_snapshot=True,  # on thin; thick refuses in problems()
-        source_removable_with_clones=False,
-        resizable=True,
-        needs_size=True,
         parallel=False,  # LVM's own locks make lvcreate one at a time, and lxc/lxc 2220 shows what happens otherwise
     )
 

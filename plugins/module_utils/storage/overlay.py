@@ -35,9 +35,7 @@ _NO_UPPER = {"overlay", "nfs", "nfs4", "cifs", "smb3", "vfat", "msdos", "exfat",
 
 class OverlayDriver(StorageDriver):
     store = "overlay"
-    capabilities = Capabilities(
-        snapshot=True, snapshot_of_snapshot=True, source_writable_with_clones=False, source_removable_with_clones=False, unprivileged=True
-    )
+    capabilities = Capabilities(snapshot=True, source_writable_with_clones=False)
 
     def home(self, name: str, lxcpath: str, storage: Storage) -> Rootfs:
         raise FleetError(f"{name} cannot be made on overlay", why="an overlay stands on another container", mend="Use backing_store: dir.", kind=UNSUPPORTED)

@@ -48,7 +48,7 @@ class ZfsDriver(StorageDriver):
     store = "zfs"
     outside = True
     takes = frozenset({"zfs_dataset"})
-    capabilities = Capabilities(snapshot=True, snapshot_of_snapshot=True, source_removable_with_clones=False, parallel=False)
+    capabilities = Capabilities(snapshot=True, parallel=False)
 
     def __init__(self, runner: Any):
         super().__init__(runner)
