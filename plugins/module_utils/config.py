@@ -321,9 +321,15 @@ def rootfs_value(config: Config, name: str, includes: Includes) -> str:
 
     :raises FleetError: BROKEN when there is none, or the file is of LXC 2 or older.
     """
-    value = config.get("lxc.rootfs.path") if config.own("lxc.rootfs.path", includes) else includes.expanded(config).get("lxc.rootfs.path")
-    if value:
-        return value
+    for line in reversed(config.lines):
+        key, value = split_line(line) or ("", "")
+        if key == "lxc.include" and includes.touch(value, "lxc.rootfs.path"):
+            value = includes.expanded(config).get("lxc.rootfs.path")
+        elif key != "lxc.rootfs.path":
+            continue
+        if value:
+            return value
+        break
     check_legacy(config, name)
     raise FleetError("has no root filesystem", container=name, why="its configuration has no lxc.rootfs.path", kind=BROKEN)
 
