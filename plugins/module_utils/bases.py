@@ -110,7 +110,13 @@ class BaseCall:
                 plan = self._plan()
                 self._apply(plan)
         found = self.host.read(self.name) if not check_mode else plan.found
-        return {"changed": plan.changed, "actions": list(plan.steps), "base": self._record(found, plan), "diff": self._diff(plan), "warnings": list(dict.fromkeys(self.warnings))}
+        return {
+            "changed": plan.changed,
+            "actions": list(plan.steps),
+            "base": self._record(found, plan),
+            "diff": self._diff(plan),
+            "warnings": list(dict.fromkeys(self.warnings)),  # it is planned twice
+        }
 
     # Planning
 
