@@ -50,7 +50,7 @@ def render(plan: Plan) -> dict[str, str]:
         for side, texts in ((1, before), (2, after)):
             lines = [line for change in common for line in _lines(change[0], change[side])]
             if lines:
-                texts.append(f"{abridged(names)}:\n")
+                texts.append(f"each of {abridged(names)}:\n")
                 texts.extend(lines)
     return {"before": "".join(before), "after": "".join(after), "before_header": "containers", "after_header": "containers"}
 

@@ -338,14 +338,19 @@ class Zfs(Pool):
         return self.runner.run(["zpool", "list", "-H", "-o", "name"]).stdout.split() if self.has_tools() else []
 
     def _vdevs(self) -> list[str]:
-        words = self.runner.run(["zpool", "list", "-v", "-H", "-P", "-L", self.name]).stdout.split()
-        return [word for word in words if word.startswith("/")]
+        """The devices of the pool; a long path is cut off by zpool."""
+        rows = self.runner.run(["zpool", "list", "-v", "-H", "-P", "-L", self.name]).stdout.splitlines()
+        return [name for name in (row.strip("\t").split("\t")[0] for row in rows) if name.startswith("/")]
 
     def _datasets(self) -> list[str]:
         return self.runner.run(["zfs", "list", "-H", "-t", "all", "-o", "name", "-r", self.name]).stdout.splitlines()
 
     def _is_on_disk(self) -> bool:
-        return any(re.fullmatch(re.escape(self.disk.path) + r"(p?\d+)?", vdev) for vdev in self._vdevs())
+        # ZFS puts partitions on a whole disk.
+        guid = self.runner.run(["zpool", "get", "-H", "-p", "-o", "value", "guid", self.name]).stdout.strip()
+        places = [self.disk.path, *(f"{self.disk.path}{infix}1" for infix in ("", "p"))]
+        found = [one for place in places if os.path.exists(place) for one in signatures(self.runner, place)]
+        return any((one.type, one.uuid) == ("zfs_member", guid) for one in found)
 
     def plan(self) -> list[Step]:
         steps, made = [], self.name in self._pools()

@@ -1,14 +1,13 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, fleet.lxc contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What a clone costs on each backing store: the figures of docs/storage/README.md, as a Markdown table.
 
-    stores.py [--archive ROOTFS.tar] [--clones N] [--runs N] [STORE ...]
+    python tests/benchmark/stores.py [--archive ROOTFS.tar] [--clones N] [--runs N] [STORE ...]
 
-Of several runs the fastest counts. Each store gets a blank disk of its own: one of FLEET_LXC_DISKS, or a sparse file. Stores that this kernel lacks are left out.
-As root, with ansible-core and pytest installed, as in the environment that ./test makes.
+Of several runs the fastest counts. Each store gets a blank disk of its own: one of FLEET_LXC_DISKS, or a sparse file. Stores that
+this kernel lacks are left out. As root, with ansible-core and pytest installed, as in the environment that ./test makes.
 """
 
 from __future__ import annotations
@@ -193,9 +192,8 @@ def main():
     parser.add_argument("--clones", type=int, default=20)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    print(
-        f"Linux {platform.release()}, {os.cpu_count()} CPUs, {options.clones} clones in one call of {os.path.basename(options.archive or 'busybox')}, best of {options.runs}\n"
-    )
+    what = f"{options.clones} clones in one call of {os.path.basename(options.archive or 'busybox')}, best of {options.runs}"
+    print(f"Linux {platform.release()}, {os.cpu_count()} CPUs, {what}\n")
     print("| store | ms to make | ms to remove | MiB when made | MiB for the first byte changed in a file of 64 MiB |")
     print("|---|---|---|---|---|")
     for name in options.stores or STORES:

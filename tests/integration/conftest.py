@@ -37,13 +37,9 @@ def sh(command, check=True):
 
 
 # What LXC's template gives a busybox container, without a network.
-BUSYBOX = {
-    "lxc.net.0.type": "empty",
-    "lxc.net.0.link": None,
-    "lxc.net.0.flags": None,
-    "lxc.signal.halt": "SIGUSR1",
-    "lxc.signal.reboot": "SIGTERM",
-}
+NETWORKLESS = {"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}
+# What busybox's template would have written.
+BUSYBOX = {**NETWORKLESS, "lxc.signal.halt": "SIGUSR1", "lxc.signal.reboot": "SIGTERM"}
 
 
 class Fleet:
@@ -86,8 +82,9 @@ class Fleet:
 
     def golden(self, state="sealed", **options):
         """Busybox, by LXC's template or of an archive."""
-        options.setdefault("template", None if options.get("rootfs_archive") else "busybox")
-        return self.base(name="golden", state=state, config=BUSYBOX, **options)
+        if options.get("rootfs_archive"):
+            return self.base(name="golden", state=state, config=BUSYBOX, **options)
+        return self.base(name="golden", state=state, config=NETWORKLESS, **{"template": "busybox", **options})
 
     def names(self):
         return sorted(sh(["lxc-ls", "-P", self.lxcpath, "-1"]).split())

@@ -29,7 +29,6 @@ PLAY = yaml.safe_load((ROOT / "playbooks/fleet.yml").read_text())[0]
 OPTIONS = yaml.safe_load((ROOT / "roles/fleet/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
 DEFAULTS = yaml.safe_load((ROOT / "roles/fleet/defaults/main.yml").read_text())
 QUESTIONS = {question["variable"]: question for question in SURVEY["spec"]}
-NO_NETWORK = {"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}
 
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -97,7 +96,7 @@ class Outcome:
 
 @pytest.fixture
 def job(fleet, tmp_path):
-    return Job(fleet.lxcpath, tmp_path, {"fleet_base_config": NO_NETWORK})
+    return Job(fleet.lxcpath, tmp_path, {"fleet_base_config": NETWORKLESS})
 
 
 def test_a_fleet_is_made_kept_and_removed_by_answers(job, fleet):

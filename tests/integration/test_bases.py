@@ -17,9 +17,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import CLONE_ARGUMENTS
-from conftest import Fleet, sh
-
-NO_NETWORK = {"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}
+from conftest import NETWORKLESS, Fleet, sh
 
 
 def values(fleet, name, key):
@@ -38,7 +36,7 @@ def test_check_mode_tells_of_the_base_that_would_be(fleet, state):
 def test_a_forgotten_base_has_the_configuration_that_it_was_adopted_with(fleet):
     sh(["lxc-create", "-P", fleet.lxcpath, "-n", "golden", "-t", "busybox"])
     before = Config.read(fleet.path("golden", "config"))
-    fleet.base(name="golden", adopt=True, state="sealed", config={"lxc.start.order": "7", **NO_NETWORK})
+    fleet.base(name="golden", adopt=True, state="sealed", config={"lxc.start.order": "7", **NETWORKLESS})
     assert values(fleet, "golden", "lxc.start.order") == ["7"]
     fleet.base(name="golden", state="absent")
     after = Config.read(fleet.path("golden", "config"))

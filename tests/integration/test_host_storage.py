@@ -92,7 +92,7 @@ def device(tmp_path):
     sh("[ -e /dev/loop-control ] || modprobe loop")
     name = sh(["losetup", "--find", "--show", "--partscan", str(image)]).strip()
     yield name
-    sh(["losetup", "--detach", name])
+    sh(["losetup", "--detach", name], check=False)
 
 
 class Btrfs:
@@ -186,7 +186,8 @@ def on_file(kind, tmp_path):
 def on_device(kind, device):
     (variables,) = kind.variables.values()
     variables["device"] = device
-    return device
+    yield device
+    kind.clean()
 
 
 def test_the_role_makes_it_once_and_destroys_what_is_named(machine, kind, on_file):
@@ -196,9 +197,10 @@ def test_the_role_makes_it_once_and_destroys_what_is_named(machine, kind, on_fil
     changed, said = machine.role()
     assert changed == 1 and kind.there() and re.findall(r"^\+(.*)$", said, re.M) == planned
     assert machine.role()[0] == 0
-    assert machine.role(tasks_from="storage_absent")[0] == 0 and kind.there()
-    with pytest.raises(AssertionError, match="host_storage_destroy names other"):
-        machine.role(tasks_from="storage_absent", host_storage_destroy=["other"])
+    if isinstance(kind, Btrfs):  # once will do
+        assert machine.role(tasks_from="storage_absent")[0] == 0 and kind.there()
+        with pytest.raises(AssertionError, match="host_storage_destroy names other"):
+            machine.role(tasks_from="storage_absent", host_storage_destroy=["other"])
     assert machine.role(tasks_from="storage_absent", host_storage_destroy=[kind.name])[0] == 1 and not kind.there()
 
 

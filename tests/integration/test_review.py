@@ -83,26 +83,24 @@ def test_a_sealed_base_is_the_same_after_its_disk_got_another_device_number(tmp_
     with open(image, "wb") as file:
         file.truncate(200 << 20)
     sh(["mkfs.ext4", "-q", str(image)])
-    sh(["mount", "-o", "loop", str(image), str(point)])
-    fleet = Fleet(point / "lxc")
-    os.mkdir(fleet.lxcpath)
-    other = None
+    loops = [sh(["losetup", "--find", "--show", str(image)]).strip()]
     try:
+        sh(["mount", loops[0], str(point)])
+        fleet = Fleet(point / "lxc")
+        os.mkdir(fleet.lxcpath)
         fleet.golden()
         fleet.clone(source="golden", name="web-1")
         first = os.stat(point).st_dev
         sh(["umount", str(point)])
-        dummy = tmp_path / "dummy"
-        dummy.write_bytes(b"\0" * 4096 * 1024)
-        other = sh(["losetup", "--find", "--show", str(dummy)]).strip()
-        sh(["mount", "-o", "loop", str(image), str(point)])
+        loops.append(sh(["losetup", "--find", "--show", str(image)]).strip())
+        sh(["mount", loops[1], str(point)])
         assert os.stat(point).st_dev != first
         assert not fleet.golden()["changed"]
         fleet.clone(source="golden", name="web-[1:2]")
     finally:
         sh(["umount", str(point)], check=False)
-        if other:
-            sh(["losetup", "-d", other], check=False)
+        for loop in loops:
+            sh(["losetup", "-d", loop])
 
 
 def test_source_lxcpath_may_be_the_same_directory_under_another_name(golden, aside):
