@@ -32,13 +32,10 @@ PACKAGES = {
     "mkfs.btrfs": "btrfs-progs",
     "btrfstune": "btrfs-progs",
     "resize2fs": "e2fsprogs",
-<<<<<<< HEAD
+    "lvm": "lvm2",
     "lvs": "lvm2",
     "vgs": "lvm2",
     "pvs": "lvm2",
-=======
-    "lvm": "lvm2",
->>>>>>> lab
     "zfs": "zfsutils-linux",
     "zpool": "zfsutils-linux",
     "wipefs": "util-linux",
