@@ -95,11 +95,12 @@ class Fleet:
     def empty(self):
         for name in self.up():
             sh(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
-        for name in sorted(os.listdir(self.lxcpath)):
+        names = sorted(os.listdir(self.lxcpath))
+        for name in names:
             rootfs = self.path(name, "rootfs")
             if os.path.isdir(rootfs) and os.lstat(rootfs).st_ino == 256:
                 sh(["btrfs", "subvolume", "delete", rootfs], check=False)
-            sh(["rm", "-rf", "--one-file-system", self.path(name)])
+        sh(["rm", "-rf", "--one-file-system", *map(self.path, names)])
 
 
 class Filesystems(dict):
