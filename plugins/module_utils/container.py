@@ -88,7 +88,8 @@ class Provenance:
                 return None
             record = cls(**{key: value for key, value in data.items() if key in known})
             texts = (record.id, record.name, record.lxcpath, record.origin, record.rootfs, record.family)
-            return record if all(isinstance(text, str) for text in texts) and isinstance(record.inherited, dict) and isinstance(record.autostart, list) else None
+            valid = all(isinstance(text, str) for text in texts) and isinstance(record.inherited, dict) and isinstance(record.autostart, list)
+            return record if valid else None
         except (ValueError, TypeError):
             return None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Iterable
 
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
-from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, BROKEN, UNFINISHED, Container
+from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, UNFINISHED, Container
 from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import GROW, START, STOP, Item, Plan
 

@@ -221,7 +221,8 @@ class CloneCall:
         others = dict.fromkeys(line for lines, _first in configurations[1:] for line in lines if line not in configurations[0][0])
         complaint = self.host.complaint(Config([*config.lines, *others]))
         if complaint and len(configurations) == 1:
-            raise FleetError("LXC would not load its configuration", container=name, why=complaint, mend="Correct config, overrides or autostart.", kind=INVALID)
+            mend = "Correct config, overrides or autostart."
+            raise FleetError("LXC would not load its configuration", container=name, why=complaint, mend=mend, kind=INVALID)
         if complaint:
             # It may be that they cannot stand together, and each can alone.
             half = len(configurations) // 2

@@ -73,9 +73,8 @@ def check_options(options: Mapping[str, object], where: str = "config") -> dict[
             raise FleetError(f"{where} must not set {key}", why="the clone's rootfs, name, id map and includes come from its source", kind=INVALID)
         today = renamed(key)
         if today is not None:
-            raise FleetError(
-                f"{where} has {key}, which LXC no longer reads", mend=f"Its name is {today} now." if today else "Leave it out: nothing took its place.", kind=INVALID
-            )
+            mend = f"Its name is {today} now." if today else "Leave it out: nothing took its place."
+            raise FleetError(f"{where} has {key}, which LXC no longer reads", mend=mend, kind=INVALID)
         values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
         checked[key] = [_text(key, one, where) for one in values]
     return checked

@@ -38,7 +38,6 @@ def aside(tmp_path):
     sh(["rm", "-rf", "--one-file-system", path])
 
 
-
 def test_a_container_behind_a_directory_symlink_keeps_its_base(golden, aside):
     golden.clone(source="golden", name="web")
     os.rename(golden.path("web"), f"{aside}/web")
@@ -78,7 +77,6 @@ def test_check_mode_refuses_a_name_that_is_taken_by_no_directory(golden, aside, 
         os.unlink(golden.path("web"))
 
 
-
 def test_a_sealed_base_is_the_same_after_its_disk_got_another_device_number(tmp_path, fleet_on):
     image, point = tmp_path / "a.img", tmp_path / "a"
     point.mkdir()
@@ -108,7 +106,6 @@ def test_a_sealed_base_is_the_same_after_its_disk_got_another_device_number(tmp_
             sh(["losetup", "-d", other], check=False)
 
 
-
 def test_source_lxcpath_may_be_the_same_directory_under_another_name(golden, aside):
     alias = f"{aside}/alias"
     os.symlink(golden.lxcpath, alias)
@@ -133,7 +130,6 @@ def test_a_clone_that_runs_through_another_name_of_the_lxcpath_is_not_removed_be
         sh(["lxc-stop", "-P", alias, "-n", "web", "-k"], check=False)
 
 
-
 @pytest.mark.parametrize("state", ["started", "absent"])
 def test_an_unfinished_clone_that_runs_is_stopped_before_it_is_swept(golden, state):
     golden.clone(source="golden", name="web", state="started")
@@ -147,7 +143,6 @@ def test_an_unfinished_clone_that_runs_is_stopped_before_it_is_swept(golden, sta
     assert not alive
 
 
-
 def test_clones_on_a_disk_that_was_away_for_a_while_still_hold_their_base(golden, fleet_on):
     other = fleet_on()
     other.clone(source="golden", source_lxcpath=golden.lxcpath, name="far")
@@ -157,7 +152,6 @@ def test_clones_on_a_disk_that_was_away_for_a_while_still_hold_their_base(golden
     golden.clone(name="near", state="absent")
     with pytest.raises(FleetError, match="far"):
         golden.base(name="golden", state="absent")
-
 
 
 def effective(fleet, name, key):
@@ -310,8 +304,10 @@ def test_a_configuration_that_was_cut_off_between_its_two_files_gives_back_what_
     if child == 0:
         write = apply.write_atomically
         monkeypatch.setattr(apply, "write_atomically", lambda path, text: (write(path, text), path.endswith("/config") and os._exit(0)))
-        golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
-        os._exit(1)
+        try:
+            golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
+        finally:
+            os._exit(1)
     assert os.waitpid(child, 0)[1] == 0 and effective(golden, "web", "lxc.net.0.type") == ["none"]
     golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
     golden.clone(source="golden", name="web", config={})
@@ -506,8 +502,15 @@ def test_a_base_made_under_a_strict_umask_is_like_any_other(fleet):
     assert modes["."] == modes["etc"] == "0o755"
 
 
+RECORD = '{"format": 1, "id": "x", "name": "bad", "lxcpath": "%s", "origin": "cloned", "family": "golden", '
 
-@pytest.mark.parametrize("text", ['{"format": 1, "id": "x", "name": "bad", "lxcpath": "%s", "origin": "cloned", "rootfs": null, "family": "golden"}', '{"format": 1, "id": "x", "name": "bad", "lxcpath": "%s", "origin": "cloned", "rootfs": "dir:/x", "family": "golden", "inherited": null}', "\xff\xfe", "\0" * 700, "{", ""], ids=["null-rootfs", "null-inherited", "latin", "nul", "cut", "empty"])
+
+@pytest.mark.parametrize(
+    "text",
+    [f'{RECORD}"rootfs": null}}', f'{RECORD}"rootfs": "dir:/x", "inherited": null}}', f'{RECORD}"rootfs": "dir:/x", "autostart": 1}}']
+    + ["\xff\xfe", "\0" * 700, "{", ""],
+    ids=["null-rootfs", "null-inherited", "number-autostart", "latin", "nul", "cut", "empty"],
+)
 @pytest.mark.parametrize("file", ["fleet.lxc.json", "fleet.lxc.intent"])
 def test_one_bad_record_stops_nobody_else(golden, text, file):
     sh(["cp", "-a", golden.path("golden"), golden.path("bad")])
@@ -541,7 +544,6 @@ def test_a_hostile_record_takes_no_other_subvolume_along(fleet_on):
     assert os.path.exists(fleet.path("golden", "rootfs", "etc"))
 
 
-
 SLOW_TEMPLATE = """#!/bin/sh
 for a in "$@"; do case $a in --path=*) path=${a#--path=};; --rootfs=*) rootfs=${a#--rootfs=};; esac; done
 mkdir -p $rootfs/etc
@@ -554,7 +556,8 @@ def test_what_a_killed_run_started_writes_nothing_into_what_the_next_run_makes(f
     template = tmp_path / "slow"
     template.write_text(SLOW_TEMPLATE)
     template.chmod(0o755)
-    code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\nfrom conftest import Fleet\nFleet({fleet.lxcpath!r}).base(name='golden', template={str(template)!r})"
+    call = f"Fleet({fleet.lxcpath!r}).base(name='golden', template={str(template)!r})"
+    code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\nfrom conftest import Fleet\n{call}"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     while not os.path.isdir(fleet.path("golden", "rootfs", "etc")):
         time.sleep(0.05)
