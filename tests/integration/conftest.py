@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import uuid
 
@@ -25,6 +26,14 @@ from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_ARGUMENTS, CLONE_ARGUMENTS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that need LVM or ZFS bear that as a mark: by the name of their file, or of their store."""
+    for item in items:
+        for store in ("lvm", "zfs"):
+            if store in item.path.stem.split("_") or re.search(rf"\[(\w+-)*{store}\b", item.name):
+                item.add_marker(store)
 
 
 def sh(command, check=True):
