@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, fleet.lxc contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The tests of every backing store, each where it is real: LVM and ZFS in two guests of the lab, all else on this machine.
 
-    suite REPORT.xml [pytest arguments]
+    suite.py REPORT.xml [pytest arguments]
 
 Three runs at once of the same tests; at the end one report and the matrix of the conformance suite. A test that is skipped in the
 guest that is there for its store counts as failed: it has proved nothing.
