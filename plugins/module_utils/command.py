@@ -32,6 +32,7 @@ PACKAGES = {
     "mkfs.btrfs": "btrfs-progs",
     "btrfstune": "btrfs-progs",
     "resize2fs": "e2fsprogs",
+    "lvm": "lvm2",
     "lvs": "lvm2",
     "vgs": "lvm2",
     "pvs": "lvm2",

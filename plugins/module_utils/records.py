@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Provenance
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import CONFLICT, FAILED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import CONFLICT, RESOURCES, FleetError
 
 VERSION = "0.1.0"
 
@@ -101,6 +101,7 @@ def write_atomically(path: str, text: str, mode: int | None = None) -> None:
     os.rename(temporary, path)
 
 
-def syncfs(descriptor: int) -> None:
+def syncfs(descriptor: int, mend: str = "") -> None:
+    """:raises FleetError: RESOURCES when something did not reach the disk."""
     if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-        raise FleetError("cannot write to the disk", why=os.strerror(ctypes.get_errno()), kind=FAILED)
+        raise FleetError("cannot write to the disk", why=os.strerror(ctypes.get_errno()), mend=mend, kind=RESOURCES)

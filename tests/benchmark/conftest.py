@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
@@ -76,7 +75,10 @@ def seconds(work):
 
 @pytest.fixture
 def compare(bench):
-    """Times two ways in turn, A B A B …, cleans up after each, and holds the median of the pairs' ratios to a bound."""
+    """Times two ways in turn, A B A B …, cleans up after each, and holds the ratio of the best of each to a bound.
+
+    What else a machine does only ever makes a run slower, so the best run tells most of the way itself.
+    """
 
     def run_both(what, ours, against, theirs, *, at_most, runs=3, prepare=lambda: None, clean=True, check=lambda: None):
         pairs = []
@@ -89,8 +91,8 @@ def compare(bench):
                 if clean:
                     bench.empty()
             pairs.append(pair)
-        ratio = statistics.median(a / b for a, b in pairs)
-        a, b = (statistics.median(side) for side in zip(*pairs))
+        a, b = map(min, zip(*pairs))
+        ratio = a / b
         ROWS.append(Row(what, a, against, b, ratio, f"≤ {at_most:.2g}"))
         assert ratio <= at_most, f"{what}: {a:.2f} s against {b:.2f} s of {against}, a ratio of {ratio:.2f}: {pairs}"
 
@@ -124,7 +126,7 @@ def pytest_terminal_summary(terminalreporter):
         return
     table = ["| what | s | against | s | ratio | bound |", "|---|---|---|---|---|---|"]
     table += [f"| {r.what} | {r.seconds:.2f} | {r.against} | {r.others:.2f} | {r.ratio:.3f} | {r.bound} |" for r in ROWS]
-    terminalreporter.section("figures: medians, ratios within one run")
+    terminalreporter.section("figures: the best of each, ratios within one run")
     for line in table:
         terminalreporter.write_line(line)
     if os.environ.get("FLEET_LXC_FIGURES"):

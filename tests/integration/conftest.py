@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import uuid
@@ -29,6 +30,14 @@ from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_ARGUM
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that need LVM or ZFS bear that as a mark: by the name of their file, or of their store."""
+    for item in items:
+        for store in ("lvm", "zfs"):
+            if store in item.path.stem.split("_") or re.search(rf"\[(\w+-)*{store}\b", item.name):
+                item.add_marker(store)
+
+
 def sh(command, check=True):
     done = subprocess.run(command, shell=isinstance(command, str), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if check and done.returncode:
@@ -40,6 +49,18 @@ def sh(command, check=True):
 NETWORKLESS = {"lxc.net.0.type": "empty", "lxc.net.0.link": None, "lxc.net.0.flags": None}
 # What busybox's template would have written.
 BUSYBOX = {**NETWORKLESS, "lxc.signal.halt": "SIGUSR1", "lxc.signal.reboot": "SIGTERM"}
+
+
+def lxc(command, fleet, name, *arguments):
+    """One of LXC's own commands on a container; what became of it."""
+    return subprocess.run([command, "-P", fleet.lxcpath, "-n", name, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
+def starts(fleet, name):
+    """Start a clone and stop it again."""
+    fleet.clone(source="golden", name=name, state="started")
+    fleet.clone(source="golden", name=name, state="stopped", force_stop=True, stop_timeout=5)
+    return True
 
 
 class Fleet:
@@ -95,11 +116,12 @@ class Fleet:
     def empty(self):
         for name in self.up():
             sh(["lxc-stop", "-P", self.lxcpath, "-n", name, "-k"], check=False)
-        for name in sorted(os.listdir(self.lxcpath)):
+        names = sorted(os.listdir(self.lxcpath))
+        for name in names:
             rootfs = self.path(name, "rootfs")
             if os.path.isdir(rootfs) and os.lstat(rootfs).st_ino == 256:
                 sh(["btrfs", "subvolume", "delete", rootfs], check=False)
-            sh(["rm", "-rf", "--one-file-system", self.path(name)])
+        sh(["rm", "-rf", "--one-file-system", *map(self.path, names)])
 
 
 class Filesystems(dict):
@@ -243,6 +265,19 @@ def fleet_on(filesystems, volumes):
     for fleet in fleets:
         fleet.empty()
         os.rmdir(fleet.lxcpath)
+
+
+@pytest.fixture
+def base_on(fleet_on, volumes, busybox_archive):
+    """Makes a fleet whose base is on LVM (with these options of storage) or, without any, on ZFS."""
+
+    def make(storage=None, state="present"):
+        fleet = fleet_on()
+        where = {"vg": volumes.use("volume_group"), **storage} if storage else {"zfs_dataset": volumes.use("zfs_dataset")}
+        fleet.golden(state=state, rootfs_archive=busybox_archive, backing_store="lvm" if storage else "zfs", storage=where)
+        return fleet
+
+    return make
 
 
 @pytest.fixture

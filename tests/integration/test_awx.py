@@ -23,6 +23,7 @@ import ansible_runner
 import pytest
 import yaml
 from checkout import ROOT, published
+from conftest import NETWORKLESS
 
 SURVEY = yaml.safe_load((ROOT / "awx/survey.yml").read_text())
 PLAY = yaml.safe_load((ROOT / "playbooks/fleet.yml").read_text())[0]

@@ -135,7 +135,8 @@ def test_an_interrupted_copy_leaves_neither_processes_nor_clones(fleet):
     with open(fleet.path("golden", "rootfs", "large"), "wb") as file:
         for _part in range(64):
             file.write(os.urandom(4 << 20))
-    code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\nfrom conftest import Fleet\nFleet({fleet.lxcpath!r}).clone(source='golden', name='web', method='copy')"
+    code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\nfrom conftest import Fleet\n"
+    code += f"Fleet({fleet.lxcpath!r}).clone(source='golden', name='web', method='copy')"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     while not os.path.isdir(fleet.path("web", "rootfs")):
         time.sleep(0.01)

@@ -157,7 +157,7 @@ def test_a_result_has_one_shape_for_one_clone_or_many_and_for_the_first_run_or_t
     assert len({frozenset(result["base"]) for result in bases}) == 1
     kinds = {"changed": bool, "actions": list, "stale": bool, "ipv4": list, "ipv6": list, "name": str, "state": str, "lxcpath": str}
     for result in clones:
-        assert set(result["summary"]) == SUMMARY and all(type(count) is int for count in result["summary"].values())
+        assert set(result["summary"]) == SUMMARY and all(isinstance(count, int) for count in result["summary"].values())
         assert all(set(one) == RECORD and isinstance(one[key], kind) for one in result["clones"] for key, kind in kinds.items())
 
 

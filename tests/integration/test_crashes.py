@@ -16,7 +16,7 @@ import time
 import pytest
 from conftest import sh
 
-KILLS = 5
+KILLS = int(os.environ.get("FLEET_LXC_KILLS", "5"))
 NAMES = [f"web-{i}" for i in range(1, 5)]
 
 

@@ -71,8 +71,7 @@ def test_a_clone_that_dies_while_it_is_awaited_is_named(networked):
     short = {"web-2": {"config": {"lxc.net.0.link": None, "lxc.init.cmd": "/bin/sleep 1"}}}
     result = networked.call(source="golden", name="web-[1:3]", state="started", wait_for="network", wait_timeout=60, overrides=short)
     assert time.monotonic() - begin < 30
-    assert {name: str(failure).split(":")[0] for name, failure in result["failures"].items()} == {"web-2": "web-2"}
-    assert result["failures"]["web-2"].what == "stopped while it was awaited"
+    assert {name: (failure.container, failure.what) for name, failure in result["failures"].items()} == {"web-2": ("web-2", "stopped while it was awaited")}
     assert {clone["name"]: len(clone["ipv4"]) for clone in result["clones"]} == {"web-1": 1, "web-2": 0, "web-3": 1}
 
 

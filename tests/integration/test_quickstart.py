@@ -53,8 +53,13 @@ class Machine:
         """The exit status and all that was said."""
         done = subprocess.run(
             ["nsenter", "--target", self.init, "--mount", "--net", "--pid", "bash", "-c", f"cd {shlex.quote(str(ROOT))} && {command}"],
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )  # fmt: skip
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         return done.returncode, done.stdout
 
     def must(self, command):
@@ -146,7 +151,8 @@ LXC_NET = "$(ls /usr/libexec/lxc/lxc-net /usr/lib/*/lxc/lxc-net 2>/dev/null | he
             r"10\.0\.3\.0/24 is in use by office \(10\.0\.3\.0/25\)",
         ),
         (
-            f"printf '%s\\n' LXC_BRIDGE=office LXC_ADDR=10.66.0.1 LXC_NETWORK=10.66.0.0/24 LXC_DHCP_RANGE=10.66.0.2,10.66.0.9 >>/etc/default/lxc-net; {LXC_NET} start",
+            "printf '%s\\n' LXC_BRIDGE=office LXC_ADDR=10.66.0.1 LXC_NETWORK=10.66.0.0/24 LXC_DHCP_RANGE=10.66.0.2,10.66.0.9 >>/etc/default/lxc-net; "
+            f"{LXC_NET} start",
             "lxc-net keeps the bridge office already",
         ),
         ("ip link add lxcbr0 type bridge", "lxcbr0 has no address. This role did not make it"),

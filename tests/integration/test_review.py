@@ -553,7 +553,8 @@ def test_what_a_killed_run_started_writes_nothing_into_what_the_next_run_makes(f
     template = tmp_path / "slow"
     template.write_text(SLOW_TEMPLATE)
     template.chmod(0o755)
-    code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\nfrom conftest import Fleet\nFleet({fleet.lxcpath!r}).base(name='golden', template={str(template)!r})"
+    code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\nfrom conftest import Fleet\n"
+    code += f"Fleet({fleet.lxcpath!r}).base(name='golden', template={str(template)!r})"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     while not os.path.isdir(fleet.path("golden", "rootfs", "etc")):
         time.sleep(0.05)

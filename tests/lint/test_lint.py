@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 from checkout import ROOT, run
 
-SCRIPTS = ["test", "quickstart", ".ci/run", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("roles/*/files/*.sh"))]
+LAB = [f"tests/storage_lab/{name}" for name in ("lab", "init", "initramfs", "build-kernel", "build-image")]
+SCRIPTS = ["test", "quickstart", ".ci/run", *LAB, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("roles/*/files/*.sh"))]
 LINTERS = {
     "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
     "yamllint": ["yamllint", "--strict", "."],

@@ -10,11 +10,13 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.records import syncfs
 
 DEFAULT_SIZE = 1 << 30  # LXC's own
 DEFAULT_TYPE = "ext4"
@@ -74,7 +76,14 @@ def view(runner: Runner, device: str, point: str, writable: bool, devices: bool 
     options += "" if devices else ",nodev,nosuid"
     runner.run(["mount", "-o", options, device, point])
     try:
-        yield point
+        # Open from the beginning, it learns of every write that failed since (syncfs(2)); of a full thin pool nothing else tells.
+        directory = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield point
+            if writable:
+                syncfs(directory, f"Look at the room that is left where {device} is, and at what the kernel says (dmesg).")
+        finally:
+            os.close(directory)
     finally:
         runner.run(["umount", point])
 

@@ -17,7 +17,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Collection, Iterator, Sequence
+from typing import Any, Collection, Iterator, Mapping, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
@@ -26,8 +26,14 @@ from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONF
 from ansible_collections.fleet.lxc.plugins.module_utils.storage import filesystem
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
 
-_LVS = "vg_name,lv_name,origin,pool_lv,lv_attr,lv_size,data_percent,metadata_percent,lv_tags,lv_uuid"
-_VGS = "vg_name,vg_free,vg_extent_size"
+# fullreport tells of segments and physical volumes too, of which we want to hear little.
+_COLUMNS = {
+    "vg": "vg_name,vg_free,vg_extent_size",
+    "lv": "vg_name,lv_name,origin,pool_lv,lv_attr,lv_size,data_percent,metadata_percent,lv_tags,lv_uuid",
+    "pv": "pv_name",
+    "pvseg": "pvseg_start",
+    "seg": "seg_start",
+}
 _TAG = "fleet.lxc."
 _MOST_PERCENT = 95.0
 _WARN_PERCENT = 80.0
@@ -36,7 +42,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Volume:
-    """One logical volume, as lvs(8) tells it. Sizes in bytes."""
+    """One logical volume, as LVM tells it. Sizes in bytes."""
 
     vg: str
     name: str
@@ -48,6 +54,21 @@ class Volume:
     metadata_percent: float
     tags: tuple[str, ...]
     uuid: str
+
+    @classmethod
+    def of(cls, row: Mapping[str, str]) -> Volume:
+        return cls(
+            row["vg_name"],
+            row["lv_name"],
+            row["origin"],
+            row["pool_lv"],
+            row["lv_attr"],
+            int(row["lv_size"]),
+            float(row["data_percent"] or 0),
+            float(row["metadata_percent"] or 0),
+            tuple(filter(None, row["lv_tags"].split(","))),
+            row["lv_uuid"],
+        )
 
     @property
     def thin(self) -> bool:
@@ -72,7 +93,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Group:
-    """One volume group, as vgs(8) tells it. Bytes."""
+    """One volume group, as LVM tells it. Bytes."""
 
     free: int
     extent: int
@@ -91,6 +112,7 @@ class LvmDriver(StorageDriver):
         super().__init__(runner)
         self._volumes: dict[str, Volume] | None = None
         self._groups: dict[str, Group] | None = None
+        self._cow_size = 0
 
     # What is there
 
@@ -100,34 +122,26 @@ class LvmDriver(StorageDriver):
     def volumes(self) -> dict[str, Volume]:
         """Every logical volume by its path /dev/VG/LV."""
         if self._volumes is None:
-            rows = self._report("lvs", _LVS, "lv")
-            found = [
-                Volume(
-                    row["vg_name"],
-                    row["lv_name"],
-                    row["origin"],
-                    row["pool_lv"],
-                    row["lv_attr"],
-                    int(row["lv_size"]),
-                    float(row["data_percent"] or 0),
-                    float(row["metadata_percent"] or 0),
-                    tuple(filter(None, row["lv_tags"].split(","))),
-                    row["lv_uuid"],
-                )
-                for row in rows
-            ]
-            self._volumes = {volume.path: volume for volume in found}
+            self._observe()
         return self._volumes
 
     def groups(self) -> dict[str, Group]:
+        """Every volume group by its name."""
         if self._groups is None:
-            self._groups = {row["vg_name"]: Group(int(row["vg_free"]), int(row["vg_extent_size"])) for row in self._report("vgs", _VGS, "vg")}
+            self._observe()
         return self._groups
 
-    def _report(self, command: str, columns: str, key: str) -> list[dict[str, str]]:
-        self.runner.require(command)
-        answer = self.runner.run([command, "--reportformat", "json", "--units", "b", "--nosuffix", "-o", columns])
-        return [row for part in json.loads(answer.stdout)["report"] for row in part[key]]
+    def _observe(self) -> None:
+        """One command tells of volumes and groups: LVM's take long, for they read every disk."""
+        self.runner.require("lvm")
+        answer = self.runner.run(
+            ["lvm", "fullreport", "--reportformat", "json", "--units", "b", "--nosuffix"]
+            + [word for report, columns in _COLUMNS.items() for word in ("--configreport", report, "-o", columns)]
+        )
+        reports = json.loads(answer.stdout)["report"]
+        self._groups = {row["vg_name"]: Group(int(row["vg_free"]), int(row["vg_extent_size"])) for report in reports for row in report.get("vg", ())}
+        found = [Volume.of(row) for report in reports for row in report.get("lv", ())]
+        self._volumes = {volume.path: volume for volume in found}
 
     def _volume(self, rootfs: Rootfs) -> Volume:
         """:raises FleetError: MISSING when there is no such volume."""
@@ -296,25 +310,30 @@ class LvmDriver(StorageDriver):
             raise self._taken(rootfs)
         os.makedirs(f"{directory}/rootfs", exist_ok=True)
         self._new_volume(rootfs, storage.size or filesystem.DEFAULT_SIZE, self._pool(vg, None, storage), mark)
+        self.refresh()
         filesystem.make(self.runner, rootfs.path, storage.fstype)
 
     def _new_volume(self, rootfs: Rootfs, size: int, pool: str | None, mark: str) -> None:
         _empty, _dev, vg, name = rootfs.path.split("/")
         place = ["-V", f"{size}b", "--thinpool", f"{vg}/{pool}"] if pool else ["-L", f"{size}b", vg]
         self.runner.run(["lvcreate", "-q", "-y", "-Wy", "--addtag", _TAG + mark, "-n", name, *place])
-        self.refresh()
+
+    def prepare(self, order: Order, targets: Sequence[Rootfs]) -> None:
+        if order.method == SNAPSHOT:
+            source = self._volume(order.source)
+            self._cow_size = 0 if source.thin else self.cow_size(source, order.storage, len(targets))
 
     def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
         os.makedirs(f"{directory}/rootfs", exist_ok=True)
         if order.method == SNAPSHOT:
             source = self._volume(order.source)
-            kind = ["-kn", "-ay"] if source.thin else ["-L", f"{self.cow_size(source, order.storage, 1)}b"]
+            kind = ["-kn", "-ay"] if source.thin else ["-L", f"{self._cow_size}b"]
             self.runner.run(
                 ["lvcreate", "-q", "-y", "-s", *kind, "-prw", "--addtag", _TAG + mark, "-n", target.path.rpartition("/")[2], f"{source.vg}/{source.name}"]
             )
-            self.refresh()
             filesystem.renew(self.runner, target.path)
             if order.storage.size and order.storage.size > source.size:
+                self.refresh()
                 self.grow(target, order.storage.size, f"{directory}/rootfs")
             return
         size, fstype = self._measures(order)

@@ -1,0 +1,172 @@
+# Copyright (c) 2026, fleet.lxc contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""LVM where LXC goes wrong, each trap shown first as LXC falls into it; full pools and areas; runs cut off at random moments.
+
+They skip where the kernel has no device-mapper: ./test storage runs them in a machine that has it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import test_crashes
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
+from conftest import lxc, sh, starts
+from test_conformance import inside
+
+THIN = {"thinpool": "pool", "size": "64M"}
+THICK = {"size": "64M"}
+
+
+def test_thin_lxc_copy_fails_without_a_word_and_ours_starts(base_on):
+    fleet = base_on(THIN)
+    theirs = lxc("lxc-copy", fleet, "golden", "-N", "theirs", "-s", "-B", "lvm")
+    assert theirs.returncode != 0 and theirs.stdout + theirs.stderr == ""
+    fleet.clone(source="golden", name="ours", method="snapshot")
+    assert starts(fleet, "ours")
+    fleet.clone(source="ours", name="of-ours", method="snapshot")
+    assert starts(fleet, "of-ours")
+
+
+def test_a_thin_base_goes_and_its_clones_live_on(base_on):
+    fleet = base_on(THIN)
+    fleet.clone(source="golden", name="web")
+    fleet.base(name="golden", state="absent")
+    assert sh(["lxc-start", "-P", fleet.lxcpath, "-n", "web"]) == "" and fleet.up() == ["web"]
+
+
+def test_lxc_destroy_of_a_thick_base_takes_the_clones_disks_along_and_ours_refuses(base_on, volumes):
+    fleet = base_on(THICK)
+    assert lxc("lxc-copy", fleet, "golden", "-N", "theirs", "-s", "-B", "lvm", "-L", "16M").returncode == 0
+    assert any(path.endswith("/theirs") for path in volumes.present())
+    assert lxc("lxc-destroy", fleet, "golden").returncode == 0
+    assert volumes.present() == [] and fleet.names() == ["theirs"]
+
+    fleet = base_on(THICK)
+    fleet.clone(source="golden", name="web", method="snapshot", storage={"cow_size": "16M"})
+    before = volumes.present()
+    with pytest.raises(FleetError, match="golden: is not removed.*web"):
+        fleet.base(name="golden", state="absent")
+    assert volumes.present() == before
+    assert fleet.base(name="golden", state="absent", cascade=True)["base"]["dependents"] == [fleet.path("web")]
+    assert volumes.present() == []
+
+
+def test_a_snapshot_of_a_thick_snapshot_is_refused_before_anything_is_touched(base_on, volumes, refused):
+    fleet = base_on(THICK)
+    fleet.clone(source="golden", name="web", method="snapshot", storage={"cow_size": "16M"})
+    before = volumes.present()
+    refused(fleet, "thick snapshot, which LVM cannot snapshot again.*method: copy", fleet.clone, source="web", name="of-web", method="snapshot")
+    assert volumes.present() == before
+
+
+def test_a_base_that_is_named_by_its_mapper_path_is_the_same_volume(base_on):
+    fleet = base_on(THIN)
+    volume = fleet.rootfs("golden").path
+    _empty, _dev, vg, name = volume.split("/")
+    mapper = f"/dev/mapper/{vg.replace('-', '--')}-{name.replace('-', '--')}"
+    assert os.path.realpath(mapper) == os.path.realpath(volume) and "-" in vg
+    sh(["sed", "-i", f"s|^lxc.rootfs.path = .*|lxc.rootfs.path = {mapper}|", fleet.path("golden", "config")])
+    theirs = lxc("lxc-copy", fleet, "golden", "-N", "theirs", "-s")
+    assert theirs.returncode != 0
+    assert not fleet.golden(state="present")["changed"]
+    fleet.clone(source="golden", name="web", method="snapshot")
+    assert str(fleet.rootfs("web")) == f"lvm:/dev/{vg}/web" and starts(fleet, "web")
+
+
+def test_a_stale_volume_of_a_clones_name_is_neither_taken_nor_removed(base_on, volumes, refused):
+    fleet = base_on(THIN)
+    vg = volumes.use("volume_group")
+    sh(["lvcreate", "-q", "-y", "-L", "8M", "-n", "web", vg])
+    refused(fleet, f"already a logical volume /dev/{vg}/web.*lvremove", fleet.clone, source="golden", name="web")
+    assert f"/dev/{vg}/web" in volumes.present()
+
+
+def test_a_full_copy_on_write_area_is_reported_and_nothing_else_is_harmed(base_on):
+    fleet = base_on(THICK)
+    fleet.clone(source="golden", name=["small", "large"], method="snapshot", storage={"cow_size": "12M"})
+
+    def fill(path):
+        with open(f"{path}/filler", "wb") as file:
+            file.write(os.urandom(40 << 20))
+
+    try:
+        inside(fleet, "small", fill, writable=True)
+    except (FleetError, OSError):
+        pass
+    assert "I" in sh(["lvs", "--noheadings", "-o", "lv_attr", fleet.rootfs("small").path]).strip()[4]
+    with pytest.raises(FleetError, match="small: is broken: the copy-on-write area of .*/small was full.*state=absent"):
+        fleet.clone(source="golden", name=["small", "large"])
+    fleet.clone(name="small", state="absent")
+    fleet.clone(source="golden", name=["small", "large"], storage={"cow_size": "48M"})
+    assert starts(fleet, "small") and starts(fleet, "large")
+
+
+def test_a_copy_on_write_area_that_fills_is_told_of_in_time(base_on):
+    fleet = base_on(THICK)
+    fleet.clone(source="golden", name="web", method="snapshot", storage={"cow_size": "40M"})
+
+    def write(path):
+        with open(f"{path}/filler", "wb") as file:
+            file.write(os.urandom(32 << 20))
+
+    inside(fleet, "web", write, writable=True)
+    (warning,) = fleet.call(source="golden", name="web")["warnings"]
+    assert "web: the copy-on-write area of " in warning and "lvextend -L" in warning and "snapshot_autoextend_threshold" in warning
+
+
+def test_too_little_room_for_all_is_told_before_the_first(base_on, refused, volumes):
+    fleet = base_on(THICK)
+    before = volumes.present()
+    refused(fleet, "copies need .* MiB, the VG .* has .* MiB free.*vgextend", fleet.clone, source="golden", name="n[1:200]", method="copy")
+    refused(fleet, "too little for 200 copy-on-write areas", fleet.clone, source="golden", name="n[1:200]", method="snapshot", storage={"cow_size": "64M"})
+    assert volumes.present() == before
+
+
+def test_a_thin_pool_that_fills_up_between_clones_leaves_whole_ones_and_no_residue(base_on, volumes):
+    fleet = base_on({"thinpool": "pool", "size": "64M"})
+    vg = volumes.use("volume_group")
+    sh(["lvcreate", "-q", "-y", "--type", "thin-pool", "-L", "96M", "--errorwhenfull", "y", "-n", "tight", vg])
+    try:
+
+        def fill(path):
+            with open(f"{path}/filler", "wb") as file:
+                file.write(os.urandom(20 << 20))
+
+        inside(fleet, "golden", fill, writable=True)
+        size = {"thinpool": "tight", "size": "64M"}
+        # Each takes more than its files: the filesystem's own tables and journal. So the last ones find the pool full.
+        names = [f"web-{number}" for number in range(1, 5)]
+        result = fleet.call(source="golden", name=names, method="copy", backing_store="lvm", storage=size, workers=1)
+        failed = sorted(result["failures"])
+        assert failed and len(failed) < 4, result["summary"]
+        assert all("did not reach" in str(error) or "cannot write" in str(error) or "failed" in str(error) for error in result["failures"].values())
+        whole = [name for name in names if name not in failed and os.path.exists(fleet.path(name))]
+        assert sorted(os.listdir(fleet.lxcpath)) == sorted(["golden", *whole])
+        assert [path.rpartition("/")[2] for path in volumes.present() if "web-" in path] == whole
+        for name in whole:
+            assert inside(fleet, name, lambda path: os.path.getsize(f"{path}/filler")) == 20 << 20
+        sh(["lvextend", "-q", "-L", "400M", f"{vg}/tight"])
+        assert not fleet.clone(source="golden", name=names, method="copy", backing_store="lvm", storage=size)["failures"]
+        assert fleet.names() == ["golden", *names]
+    finally:
+        fleet.empty()
+        volumes.remove_all()
+
+
+@pytest.mark.parametrize("storage", [THIN, THICK], ids=["thin", "thick"])
+def test_clones_cut_off_at_random_moments_are_completed_by_the_next_run(base_on, volumes, storage):
+    fleet = base_on(storage)
+    names = test_crashes.NAMES[:3]
+    options = {"source": "golden", "name": names, "method": "snapshot", "storage": {"cow_size": "16M"} if storage is THICK else None}
+    bare = volumes.present()
+    moments = test_crashes.killed_at_random_moments(lambda: fleet.clone(**options)["summary"], lambda: fleet.clone(name=names, state="absent"))
+    assert not fleet.clone(**options)["failures"] and not fleet.clone(**options)["changed"], moments
+    test_crashes.nothing_left(fleet)
+    made = sorted(set(volumes.present()) - set(bare))
+    assert [path.rpartition("/")[2] for path in made] == names, moments
+    fleet.clone(name=names, state="absent")
+    assert volumes.present() == bare and os.listdir(fleet.lxcpath) == ["golden"], moments
