@@ -185,6 +185,10 @@ def available(store):
     return needs is None or os.path.exists(needs)
 
 
+def figure(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stores", nargs="*", metavar="STORE", help=", ".join(STORES))
@@ -199,7 +203,7 @@ def main():
     for name in options.stores or STORES:
         if available(STORES[name]):
             runs = [measure(STORES[name], options.archive, options.clones) for _run in range(options.runs)]
-            print(f"| {name} | " + " | ".join(f"{min(values):.3g}" for values in zip(*runs)) + " |", flush=True)
+            print(f"| {name} | " + " | ".join(figure(min(values)) for values in zip(*runs)) + " |", flush=True)
     print()
 
 
