@@ -95,7 +95,11 @@ def test_a_sealed_base_is_the_same_after_its_disk_got_another_device_number(tmp_
         sh(["umount", str(point)])
         dummy = tmp_path / "dummy"
         dummy.write_bytes(b"\0" * 4096 * 1024)
-        other = sh(["losetup", "--find", "--show", str(dummy)]).strip()
+        for _attempt in range(50):  # the device is free a moment after the unmount, if nobody else has taken it by then
+            if subprocess.run(["losetup", loop, str(dummy)], capture_output=True, check=False).returncode == 0:
+                other = loop
+                break
+            time.sleep(0.1)
         sh(["mount", "-o", "loop", str(image), str(point)])
         assert os.stat(point).st_dev != first
         assert not fleet.golden()["changed"]
