@@ -300,8 +300,10 @@ def test_a_configuration_that_was_cut_off_between_its_two_files_gives_back_what_
     if child == 0:
         write = records.write_atomically
         monkeypatch.setattr(records, "write_atomically", lambda path, text, mode=None: (write(path, text, mode), path.endswith("/config") and os._exit(0)))
-        golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
-        os._exit(1)
+        try:
+            golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
+        finally:
+            os._exit(1)
     assert os.waitpid(child, 0)[1] == 0 and effective(golden, "web", "lxc.net.0.type") == ["none"]
     golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
     golden.clone(source="golden", name="web", config={})
