@@ -59,7 +59,7 @@ STORES = [
     Store("lvm-thick", "ext", {"backing_store": "lvm"}, {"method": "snapshot"}, {"method": "copy"}, "volume_group", {"vg": None, "size": "96M"}),
     Store(
         "lvm-thick-copy", "ext", {"backing_store": "lvm"}, {"method": "copy"}, {"method": "copy"}, "volume_group",
-        {"vg": None, "size": "128M", "fstype": "btrfs"},
+        {"vg": None, "size": "256M", "fstype": "btrfs"},
     ),
     Store("zfs", "ext", {"backing_store": "zfs"}, {"method": "snapshot"}, {"method": "snapshot"}, "zfs_dataset", {"zfs_dataset": None}),
     Store("zfs-copy", "ext", {"backing_store": "zfs"}, {"method": "copy"}, {"method": "copy"}, "zfs_dataset", {"zfs_dataset": None}),

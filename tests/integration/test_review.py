@@ -299,7 +299,13 @@ def test_a_configuration_that_was_cut_off_between_its_two_files_gives_back_what_
     child = os.fork()
     if child == 0:
         write = records.write_atomically
-        monkeypatch.setattr(records, "write_atomically", lambda path, text, mode=None: (write(path, text, mode), path.endswith("/config") and os._exit(0)))
+
+        def write_and_end(path, text, mode=None):
+            write(path, text, mode)
+            if path.endswith("/config"):
+                os._exit(0)
+
+        monkeypatch.setattr(records, "write_atomically", write_and_end)
         try:
             golden.clone(source="golden", name="web", config={"lxc.net.0.type": "none"})
         finally:

@@ -23,6 +23,7 @@ DEFAULT_TYPE = "ext4"
 # XFS and btrfs do not mount twice under one UUID.
 _NEW_UUID = {"xfs": ["xfs_admin", "-U", "generate"], "btrfs": ["btrfstune", "-f", "-u"]}
 _GROW = {"ext4": ["resize2fs", "{device}"], "xfs": ["xfs_growfs", "{point}"], "btrfs": ["btrfs", "filesystem", "resize", "max", "{point}"]}
+_LEAST_BTRFS = 256 << 20  # the kernel resizes to no less (btrfs_ioctl_resize)
 # A filesystem that is mounted read-only while its device is read-only must not replay its journal.
 _UNTOUCHED = {"ext4": ",noload", "xfs": ",norecovery,nouuid", "btrfs": ",rescue=nologreplay"}
 
@@ -88,19 +89,33 @@ def view(runner: Runner, device: str, point: str, writable: bool, devices: bool 
         runner.run(["umount", point])
 
 
+def require_growth(runner: Runner, device: str, size: int) -> None:
+    """What would be in the way of growing; to be asked before the device or file grows.
+
+    :raises FleetError: UNSUPPORTED for a filesystem or size that we cannot grow to, RESOURCES when the tool is missing.
+    """
+    fstype = filesystem_in(device)
+    if fstype not in _GROW:
+        raise FleetError(f"the filesystem in {device} cannot be grown", why="it is neither ext4 nor XFS nor btrfs", kind=UNSUPPORTED)
+    runner.require(_GROW[fstype][0])
+    if fstype == "btrfs" and size < _LEAST_BTRFS:
+        raise FleetError(
+            f"the btrfs in {device} cannot be grown to {size} bytes",
+            why="the kernel resizes btrfs to no less than 256 MiB",
+            mend="Set storage.size to 256M or more.",
+            kind=UNSUPPORTED,
+        )
+
+
 def grow(runner: Runner, device: str, point: str, in_use: bool, options: str = "") -> None:
     """Let a filesystem take all of its device.
 
     ext4 that nobody uses is grown where it lies. All else is mounted for that, in a namespace of our own: the kernel knows it for
     the filesystem that a container may have mounted already.
 
-    :raises FleetError: UNSUPPORTED for a filesystem that we cannot grow.
+    :raises FleetError: FAILED.
     """
     fstype = filesystem_in(device)
-    command = _GROW.get(fstype)
-    if command is None:
-        raise FleetError(f"the filesystem in {device} cannot be grown", why="it is neither ext4 nor XFS nor btrfs", kind=UNSUPPORTED)
-    runner.require(command[0])
     if fstype == "ext4" and not in_use:
         checked = runner.run(["e2fsck", "-f", "-p", device], check=False)
         if checked.rc > 1:  # 1: errors were corrected (e2fsck(8))
@@ -111,6 +126,6 @@ def grow(runner: Runner, device: str, point: str, in_use: bool, options: str = "
     def work() -> None:
         with view(runner, device, point, True, options=options):
             actual = next(mount.source for mount in reversed(mounts.table()) if mount.point == point)
-            runner.run([part.format(device=actual, point=point) for part in command])
+            runner.run([part.format(device=actual, point=point) for part in _GROW[fstype]])
 
     mounts.in_private_mounts(work)

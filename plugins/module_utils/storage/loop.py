@@ -90,6 +90,7 @@ class LoopDriver(StorageDriver):
     def grow(self, rootfs: Rootfs, size: int, point: str) -> None:
         if self.runs_on(rootfs) is not None:
             raise FleetError(f"{rootfs.path} is in use and is not grown", mend="Stop the container first.", kind=INVALID)
+        filesystem.require_growth(self.runner, rootfs.path, size)
         os.truncate(rootfs.path, size)
         filesystem.grow(self.runner, rootfs.path, point, False, "loop,")
 

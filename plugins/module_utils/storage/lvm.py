@@ -381,6 +381,7 @@ class LvmDriver(StorageDriver):
             raise FleetError(f"{rootfs.path} is a thick snapshot and keeps its origin's size", mend="Leave storage.size out.", kind=INVALID)
         if size < volume.size:
             raise _smaller(volume.size)
+        filesystem.require_growth(self.runner, rootfs.path, size)
         self.runner.run(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
         self.refresh()
         filesystem.grow(self.runner, rootfs.path, point, self.runs_on(rootfs) is not None)

@@ -4,8 +4,8 @@
 
 """ZFS: ``zfs:POOL/DATASET``, mounted at ``P/N/rootfs``. A clone stands on a snapshot of its base, named after the clone.
 
-One ``zfs snapshot`` command makes the snapshots of all clones of a call, in one transaction. They are not one shared snapshot,
-because lxc-destroy removes a clone's snapshot with it and fails when others stand on that (zfs_destroy in src/lxc/storage/zfs.c).
+They do not share one snapshot, because lxc-destroy removes a clone's snapshot with it and fails when others stand on that
+(zfs_destroy in src/lxc/storage/zfs.c); and ZFS refuses two snapshots of one dataset in one command.
 
 Private to the collection fleet.lxc.
 """
@@ -24,10 +24,9 @@ from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONF
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
 
 _PROPERTY = "fleet.lxc:id"
-_OURS = "fleet.lxc:snapshot"
+_MADE_FOR = "fleet.lxc:snapshot"
 _SEAL = "fleet.lxc-"
-_COLUMNS = f"name,type,origin,used,available,mountpoint,{_PROPERTY},{_OURS}"
-_PER_COMMAND = 500
+_COLUMNS = f"name,type,origin,used,available,mountpoint,{_PROPERTY},{_MADE_FOR}"
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Dataset:
     used: int
     available: int
     mountpoint: str
-    mark: str
-    ours: bool
+    mark: str  # a snapshot inherits that of its filesystem
+    made_for: str  # of a snapshot of ours: the id of the clone, or the generation of the seal
 
 
 class ZfsDriver(StorageDriver):
@@ -66,9 +65,16 @@ class ZfsDriver(StorageDriver):
             rows = self.runner.run(["zfs", "list", "-H", "-p", "-t", "filesystem,snapshot", "-o", _COLUMNS]).stdout.splitlines()
             self._datasets = {}
             for row in rows:
-                name, kind, origin, used, available, mountpoint, mark, ours = row.split("\t")
+                name, kind, origin, used, available, mountpoint, mark, made_for = row.split("\t")
                 self._datasets[name] = Dataset(
-                    name, kind, "" if origin == "-" else origin, int(used), int(available) if available.isdigit() else 0, mountpoint, mark, ours == "yes"
+                    name,
+                    kind,
+                    _value(origin),
+                    int(used),
+                    int(available) if available.isdigit() else 0,
+                    mountpoint,
+                    _value(mark),
+                    _value(made_for),
                 )
         return self._datasets
 
@@ -146,19 +152,13 @@ class ZfsDriver(StorageDriver):
         self.runner.run(["zfs", "create", "-u", *_properties(point, mark), rootfs.path])
         self.refresh()
 
-    def prepare(self, order: Order, targets: Sequence[Rootfs]) -> None:
-        if order.method != SNAPSHOT:
-            return
-        names = [self._snapshot_for(order.source, target) for target in targets]
-        for first in range(0, len(names), _PER_COMMAND):
-            self.runner.run(["zfs", "snapshot", "-o", f"{_OURS}=yes", *names[first : first + _PER_COMMAND]])
-        self.refresh()
-
     def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
         point = f"{directory}/rootfs"
         if order.method == SNAPSHOT:
             os.makedirs(point, exist_ok=True)
-            self.runner.run(["zfs", "clone", *_properties(point, mark), self._snapshot_for(order.source, target), target.path])
+            snapshot = self._snapshot_for(order.source, target)
+            self.runner.run(["zfs", "snapshot", "-o", f"{_MADE_FOR}={mark}", snapshot])
+            self.runner.run(["zfs", "clone", *_properties(point, mark), snapshot, target.path])
         else:
             self.create(target, directory, order.storage, mark)
             copy_across(order, self, target, directory)
@@ -168,7 +168,7 @@ class ZfsDriver(StorageDriver):
 
     def seal(self, rootfs: Rootfs, generation: str) -> None:
         self.unseal(rootfs)
-        self.runner.run(["zfs", "snapshot", "-o", f"{_OURS}=yes", f"{rootfs.path}@{_SEAL}{generation}"])
+        self.runner.run(["zfs", "snapshot", "-o", f"{_MADE_FOR}={generation}", f"{rootfs.path}@{_SEAL}{generation}"])
         self.refresh()
 
     def unseal(self, rootfs: Rootfs) -> None:
@@ -219,22 +219,21 @@ class ZfsDriver(StorageDriver):
 
     def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
         self.refresh()
-        dataset, name = self.datasets().get(rootfs.path), rootfs.path.rpartition("/")[2]
-        origins = [one.name for one in self.datasets().values() if one.type == "snapshot" and one.ours and one.name.endswith(f"@{name}")]
-        if dataset and (not mark or dataset.mark == mark):
-            origins = [dataset.origin] if dataset.origin in origins else []
-            self._destroy(dataset)
-        elif dataset:
+        dataset = self.datasets().get(rootfs.path)
+        if dataset and mark and dataset.mark != mark:
             return
+        made_for = mark or (dataset.mark if dataset else "")
+        origins = [one.name for one in self.datasets().values() if one.type == "snapshot" and made_for and one.made_for == made_for]
+        if dataset:
+            self._destroy(dataset)
         for origin in origins:
-            if not self._clones_of(origin):
-                self.runner.run(["zfs", "destroy", origin])
+            self.runner.run(["zfs", "destroy", origin])
         self.refresh()
 
     def _destroy(self, dataset: Dataset) -> None:
         snapshots = self._snapshots_of(dataset.name)
         needed = [name for snapshot in snapshots for name in self._clones_of(snapshot.name)]
-        foreign = [snapshot.name for snapshot in snapshots if not snapshot.ours]
+        foreign = [snapshot.name for snapshot in snapshots if not snapshot.made_for]
         if needed or foreign:
             raise FleetError(
                 f"the dataset {dataset.name} is not removed",
@@ -252,5 +251,10 @@ class ZfsDriver(StorageDriver):
         return dataset.used if dataset else 0
 
 
+def _value(field: str) -> str:
+    return "" if field == "-" else field
+
+
 def _properties(mountpoint: str, mark: str) -> list[str]:
-    return ["-o", f"mountpoint={mountpoint}", "-o", "canmount=noauto", "-o", f"{_PROPERTY}={mark}"]
+    # A clone inherits from its parent in the tree, not from its origin; and without acltype, ACLs are neither set nor copied.
+    return ["-o", "acltype=posixacl", "-o", "xattr=sa", "-o", f"mountpoint={mountpoint}", "-o", "canmount=noauto", "-o", f"{_PROPERTY}={mark}"]
