@@ -260,7 +260,8 @@ class Applier:
         # What lies elsewhere without a mark is another's, whatever a record or a copied configuration says.
         if driver and (driver.outside or rootfs.path.startswith(f"{directory}/")):
             driver.discard(rootfs, mark)
-        remove_tree(directory)
+        # Without its intent, what is left after a cut would be nobody's.
+        remove_tree(directory, last=INTENT)
 
     def _remove(self, item: Item) -> None:
         self.remove(item.container)

@@ -233,7 +233,7 @@ class BasePlanner:
     def _refuse_unseen_dependents(self, found: Container, dependents: tuple[Container, ...]) -> None:
         for pid, _stat, mount in mounts.roots():
             lowers = [value[9:] for value in mount.super_options.split(",") if value.startswith("lowerdir=")]
-            if mount.fstype == "overlay" and any(found.rootfs.path in lower.split(":") for lower in lowers):
+            if mount.fstype == "overlay" and any(found.rootfs.path in lower.split(":") for lower in lowers) and mounts.is_ours(pid, found.rootfs.path):
                 if not any(d.state != STOPPED for d in dependents):
                     raise FleetError(
                         "is not removed: a running overlay stands on it", container=self.name, why=f"process {pid} runs there", mend="Stop it first.", kind=BUSY

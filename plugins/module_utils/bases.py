@@ -32,7 +32,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, COMPLETE, STOPPED, UNFINISHED, Container, Provenance
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, MISSING, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, MISSING, PASSING, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
@@ -78,11 +78,18 @@ class BaseCall:
         """
         self.host.check(writing=True)
         planner = BasePlanner(self.host, self.name, self.options, self.config)
-        plan, warnings = planner.plan(), planner.warnings
+        locks = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
+        try:
+            plan = planner.plan()
+        except FleetError as error:
+            if check_mode or error.kind not in PASSING:
+                raise
+            with hold(locks, timeout=self.options["lock_timeout"]):
+                plan = planner.plan()
+        warnings = planner.warnings
         self._try_configuration(plan)
         if plan.changed and not check_mode:
-            wanted = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
-            with hold(wanted, timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
+            with hold(locks, timeout=self.options["lock_timeout"]) as held, self.runner.keeping(held):
                 plan = planner.plan()
                 applier = BaseApplier(self.host, self.name, self.options, self.config, self.storage)
                 try:

@@ -18,6 +18,8 @@ RESOURCES = "resources"  # no space, no rights, no tool
 BROKEN = "broken"  # ours, once complete, damaged since
 FAILED = "failed"  # a command or a system call failed
 TIMEOUT = "timeout"
+# What may look so only while another run is in the middle of its work: it is looked at again under the locks.
+PASSING = frozenset({MISSING, CONFLICT, BROKEN})
 
 
 class FleetError(Exception):

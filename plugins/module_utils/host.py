@@ -172,6 +172,9 @@ class LxcHost:
         record, intent = self._record(f"{directory}/{PROVENANCE}"), None
         if record is None:
             intent = self._record(f"{directory}/{INTENT}")
+            if intent is None:
+                # Another run may have renamed the one to the other just now.
+                record = self._record(f"{directory}/{PROVENANCE}")
         config, rootfs, damage = None, None, ""
         try:
             config = Config.read(f"{directory}/config")

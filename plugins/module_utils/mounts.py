@@ -100,6 +100,24 @@ def roots() -> Iterator[Root]:
                 break
 
 
+def is_ours(pid: int, path: str) -> bool:
+    """Whether a path that a mount of a container names is what we know by that path.
+
+    Mount options are as whoever mounted wrote them, in the mount namespace of the container's monitor: in a nested host or a
+    private namespace the same words can mean another directory. When in doubt it is ours.
+
+    :param pid: a process of the container.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            parent = file.read().rpartition(")")[2].split()[1]
+        return os.path.samestat(os.stat(f"/proc/{parent}/root{path}"), os.stat(path))
+    except FileNotFoundError:
+        return not os.path.exists(path) or _namespace(str(pid)) is None
+    except OSError:
+        return True
+
+
 def _namespace(pid: str) -> str | None:
     try:
         return os.readlink(f"/proc/{pid}/ns/mnt")

@@ -236,3 +236,17 @@ def test_a_run_that_removes_while_another_starts_leaves_nothing_running_of_what_
     assert [error for _value, error in results] == [None, None]
     assert golden.up() == whole(golden)
     assert golden.up() in ([f"web-{i:02}" for i in range(1, last + 1)] for last in (5, 10))
+
+
+def test_a_removal_that_is_cut_off_leaves_nothing_that_is_nobodys(golden, monkeypatch):
+    golden.clone(source="golden", name=NAMES)
+    child = os.fork()
+    if child == 0:
+        # Cut off within the removal of each clone's directory, whatever order its files are removed in.
+        unlink = os.unlink
+        monkeypatch.setattr(os, "unlink", lambda path, **more: (unlink(path, **more), os.kill(os.getpid(), signal.SIGKILL)))
+        golden.clone(name=NAMES, state="absent")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    result = golden.clone(name=NAMES, state="absent")
+    assert "sweep" in result["clones"][0]["actions"] and os.listdir(golden.lxcpath) == ["golden"]

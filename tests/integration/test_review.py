@@ -246,8 +246,8 @@ def test_a_key_that_stands_twice_is_readable_in_the_diff(including):
     assert golden.clone(source="golden", name="web-[1:2]", config=change)["diff"] == {
         "before_header": "containers",
         "after_header": "containers",
-        "before": "web-1: stopped\nweb-2: stopped\nweb-1, web-2:\n  lxc.start.order = 1\n",
-        "after": "web-1: stopped\nweb-2: stopped\nweb-1, web-2:\n  lxc.cap.drop =\n  lxc.environment = A=1\n  lxc.environment = B={name}\n",
+        "before": "web-1: stopped\nweb-2: stopped\neach of web-1, web-2:\n  lxc.start.order = 1\n",
+        "after": "web-1: stopped\nweb-2: stopped\neach of web-1, web-2:\n  lxc.cap.drop =\n  lxc.environment = A=1\n  lxc.environment = B={name}\n",
     }
 
 

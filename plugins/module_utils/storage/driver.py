@@ -320,15 +320,22 @@ def copy_across(order: Order, writer: StorageDriver, target: Rootfs, directory: 
         os.rmdir(points[1])
 
 
-def remove_tree(path: str) -> None:
+def remove_tree(path: str, last: str = "") -> None:
     """Remove a directory and all below it; no symlink is followed and no mount entered.
 
+    :param last: a file in it that stays until all else is gone.
     :raises FleetError: RESOURCES while something is mounted there, FAILED otherwise.
     """
     mounted = mounts.below(path)
     if mounted:
         raise FleetError(f"{path} is not removed", why=f"something is mounted at {mounted[0]}", mend=f"Unmount it (umount {mounted[0]}).", kind=RESOURCES)
     try:
+        if last:
+            for entry in [entry for entry in os.scandir(path) if entry.name != last]:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
         shutil.rmtree(path)
     except FileNotFoundError:
         return

@@ -121,7 +121,7 @@ class OverlayDriver(StorageDriver):
 
     def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
         for pid, _stat, mount in mounts.roots() if roots is None else roots:
-            if mount.fstype == "overlay" and f"upperdir={rootfs.path}" in mount.super_options.split(","):
+            if mount.fstype == "overlay" and f"upperdir={rootfs.path}" in mount.super_options.split(",") and mounts.is_ours(pid, rootfs.path):
                 return pid
         return None
 
