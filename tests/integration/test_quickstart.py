@@ -53,8 +53,13 @@ class Machine:
         """The exit status and all that was said."""
         done = subprocess.run(
             ["nsenter", "--target", self.init, "--mount", "--net", "--pid", "bash", "-c", f"cd {shlex.quote(str(ROOT))} && {command}"],
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )  # fmt: skip
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         return done.returncode, done.stdout
 
     def must(self, command):
@@ -141,9 +146,13 @@ LXC_NET = "$(ls /usr/libexec/lxc/lxc-net /usr/lib/*/lxc/lxc-net 2>/dev/null | he
 @pytest.mark.parametrize(
     "taken,message",
     [
-        ("ip link add office type bridge && ip address add 10.0.3.9/25 dev office && ip link set office up", r"10\.0\.3\.0/24 is in use by office \(10\.0\.3\.0/25\)"),
         (
-            f"printf '%s\\n' LXC_BRIDGE=office LXC_ADDR=10.66.0.1 LXC_NETWORK=10.66.0.0/24 LXC_DHCP_RANGE=10.66.0.2,10.66.0.9 >>/etc/default/lxc-net; {LXC_NET} start",
+            "ip link add office type bridge && ip address add 10.0.3.9/25 dev office && ip link set office up",
+            r"10\.0\.3\.0/24 is in use by office \(10\.0\.3\.0/25\)",
+        ),
+        (
+            "printf '%s\\n' LXC_BRIDGE=office LXC_ADDR=10.66.0.1 LXC_NETWORK=10.66.0.0/24 LXC_DHCP_RANGE=10.66.0.2,10.66.0.9 >>/etc/default/lxc-net;"
+            f" {LXC_NET} start",
             "lxc-net keeps the bridge office already",
         ),
         ("ip link add lxcbr0 type bridge", "lxcbr0 has no address. This role did not make it"),
@@ -160,8 +169,14 @@ def test_a_network_that_is_taken_is_refused(machine, taken, message):
 @pytest.mark.parametrize(
     "change,message",
     [
-        ("rm /usr/bin/python3 /usr/bin/apt-get", "neither Debian nor Ubuntu. Install Python 3.10 or later .* LXC 4.0 or later with lxc-net, a static busybox, dnsmasq"),
-        ("rm /usr/bin/python3; printf '#!/bin/sh\\necho 3.9\\n' >/usr/bin/python3; chmod +x /usr/bin/python3", "Ansible needs Python 3.10 or later, and this machine has 3.9"),
+        (
+            "rm /usr/bin/python3 /usr/bin/apt-get",
+            "neither Debian nor Ubuntu. Install Python 3.10 or later .* LXC 4.0 or later with lxc-net, a static busybox, dnsmasq",
+        ),
+        (
+            "rm /usr/bin/python3; printf '#!/bin/sh\\necho 3.9\\n' >/usr/bin/python3; chmod +x /usr/bin/python3",
+            "Ansible needs Python 3.10 or later, and this machine has 3.9",
+        ),
     ],
 )
 def test_an_unsupported_machine_is_told_what_it_needs(machine, change, message):
