@@ -340,4 +340,3 @@ def test_lxcs_defaults_are_written_when_asked_and_never_over_others(machine):
     machine.sh("echo lxc.bdev.lvm.vg = theirs >>/etc/lxc/lxc.conf")
     with pytest.raises(AssertionError, match="sets lxc.bdev.lvm.vg = theirs already"):
         machine.role(tasks_from="defaults", **wanted)
-
