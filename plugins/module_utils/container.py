@@ -10,7 +10,7 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 
@@ -76,7 +76,7 @@ class Provenance:
     format: int = FORMAT
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
+        return json.dumps(vars(self), sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def loads(cls, text: str) -> Provenance | None:
