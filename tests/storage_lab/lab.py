@@ -106,10 +106,10 @@ def debootstrap(packages, root, script, *arguments):
     known = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Label: Debian", "Component: main"], capture_output=True, text=True, check=True
     ).stdout.split()
-    mirror = sorted(set(known))[0] if known else "http://deb.debian.org/debian"
+    mirror = sorted(set(known))[:1]  # without one, mmdebstrap knows where Debian is
     hook = shlex.join([str(script)]) + ' "$1" ' + shlex.join(str(one) for one in arguments)
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages.split())}", f"--customize-hook={hook}"]
-    subprocess.run([*command, SUITE, str(root), f"deb {mirror} {SUITE} main contrib"], check=True)
+    subprocess.run([*command, "--components=main,contrib", SUITE, str(root), *mirror], check=True)
 
 
 # Running
