@@ -62,12 +62,13 @@ STORES = {
 class Place:
     """A filesystem, VG or pool of our own: how much of it is in use."""
 
-    def __init__(self, kind, directory, device):
-        self.kind, self.directory, self.device = kind, directory, device
+    def __init__(self, kind, directory, device, thin):
+        self.kind, self.directory, self.device, self.thin = kind, directory, device, thin
         self.name = f"fleet{uuid.uuid4().hex[:6]}"
         if kind == "vg":
             sh(["vgcreate", "-q", self.name, device])
-            sh(["lvcreate", "-q", "-y", "--type", "thin-pool", "-L", "3G", "-n", "pool", self.name])
+            if thin:
+                sh(["lvcreate", "-q", "-y", "--type", "thin-pool", "-l", "90%FREE", "-n", "pool", self.name])
         elif kind == "zpool":
             sh(["zpool", "create", "-m", "none", self.name, device])
             sh(["zfs", "create", "-o", "acltype=posixacl", "-o", "xattr=sa", f"{self.name}/lxc"])
@@ -78,10 +79,10 @@ class Place:
     def value(self):
         return f"{self.name}/lxc" if self.kind == "zpool" else self.name
 
-    def used(self, thin):
+    def used(self):
         """Bytes; of a thick VG what its volumes occupy, written or not."""
         os.sync()
-        if self.kind == "vg" and thin:
+        if self.thin:
             size, percent = sh(["lvs", "--noheadings", "--units", "b", "--nosuffix", "-o", "lv_size,data_percent", f"{self.name}/pool"]).split()
             return int(int(size) * float(percent) / 100)
         if self.kind == "vg":
@@ -155,7 +156,7 @@ def measure(store, archive, count):
     with tempfile.TemporaryDirectory(prefix="stores-", dir="/var/tmp") as temporary, disk(Path(temporary)) as device:
         point = Path(temporary, "point")
         point.mkdir()
-        place, thin = Place(store.on, point, device), "thinpool" in store.storage
+        place = Place(store.on, point, device, "thinpool" in store.storage)
         lxcpath = Path(temporary if store.on in ("vg", "zpool") else point, "lxc")
         lxcpath.mkdir()
         fleet, names = Fleet(lxcpath), f"n[1:{count}]"
@@ -166,12 +167,12 @@ def measure(store, archive, count):
             inside(fleet, "golden", write)
             fleet.base(name="golden", config=NETWORK, state="sealed")
             fleet.clone(source="golden", name="warm", **store.clone)
-            before = place.used(thin)
+            before = place.used()
             make = timed(lambda: fleet.clone(source="golden", name=names, **store.clone))
-            each = (place.used(thin) - before) / count
-            before = place.used(thin)
+            each = (place.used() - before) / count
+            before = place.used()
             inside(fleet, "n1", touch)
-            first = place.used(thin) - before
+            first = place.used() - before
             remove = timed(lambda: fleet.clone(name=names, state="absent"))
             fleet.clone(name="warm", state="absent")
             fleet.base(name="golden", state="absent")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -187,6 +188,11 @@ def test_a_clone_starts_and_lxcs_own_tools_work_on_it(fleet, store):
     sh(["lxc-destroy", *path])
     assert fleet.names() == ["golden"] and not os.path.exists(fleet.path("one"))
     assert not os.path.exists(fleet.path("golden", "lxc_snapshots"))
+
+
+def test_a_view_ends_although_a_file_in_it_is_open_for_a_moment(fleet, store):
+    fleet.clone(source="golden", name="one", **store.clone)
+    inside(fleet, "one", lambda path: threading.Timer(0.5, os.close, [os.open(path, os.O_RDONLY)]).start(), writable=True)
 
 
 def test_removal_leaves_nothing(fleet, store, volumes):

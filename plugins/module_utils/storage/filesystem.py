@@ -17,6 +17,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.records import syncfs
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import unmount
 
 DEFAULT_SIZE = 1 << 30  # LXC's own
 DEFAULT_TYPE = "ext4"
@@ -86,7 +87,7 @@ def view(runner: Runner, device: str, point: str, writable: bool, devices: bool 
         finally:
             os.close(directory)
     finally:
-        runner.run(["umount", point])
+        unmount(runner, point)
 
 
 def require_growth(runner: Runner, device: str, size: int) -> None:

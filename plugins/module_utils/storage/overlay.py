@@ -27,6 +27,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
     copy_tree,
     not_enough_space,
     tree_size,
+    unmount,
 )
 
 # Filesystems that the kernel refuses as the upper layer, or that lack the xattrs and whiteouts it needs.
@@ -103,7 +104,7 @@ class OverlayDriver(StorageDriver):
         try:
             yield point
         finally:
-            self.runner.run(["umount", point])
+            unmount(self.runner, point)
 
     def damage(self, rootfs: Rootfs) -> str:
         work = os.path.join(os.path.dirname(rootfs.path), "work")

@@ -21,7 +21,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, UNSUPPORTED, FleetError
-from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across, unmount
 
 _PROPERTY = "fleet.lxc:id"
 _MADE_FOR = "fleet.lxc:snapshot"
@@ -188,7 +188,7 @@ class ZfsDriver(StorageDriver):
         try:
             yield point
         finally:
-            self.runner.run(["umount", point])
+            unmount(self.runner, point)
 
     def headroom(self, rootfs: Rootfs) -> dict[str, Any]:
         dataset = self.datasets().get(rootfs.path)
