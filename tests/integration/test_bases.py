@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_a_forgotten_base_has_the_configuration_that_it_was_adopted_with(fleet):
 
 def test_an_adopted_base_whose_rootfs_lies_elsewhere_is_not_half_deleted(fleet, tmp_path, refused):
     sh(["lxc-create", "-P", fleet.lxcpath, "-n", "golden", "-t", "busybox"])
-    os.rename(fleet.path("golden", "rootfs"), tmp_path / "rootfs")
+    shutil.move(fleet.path("golden", "rootfs"), tmp_path / "rootfs")
     os.mkdir(fleet.path("golden", "rootfs"))
     sh(["sed", "-i", f"s|^lxc.rootfs.path = .*|lxc.rootfs.path = dir:{tmp_path}/rootfs|", fleet.path("golden", "config")])
     fleet.base(name="golden", adopt=True)
