@@ -245,9 +245,16 @@ class Applier:
     # Removal
 
     def _sweep(self, item: Item) -> None:
-        record = item.container.provenance
-        self.discard(item.container.directory, Rootfs.parse(record.rootfs) if record else None, record.id if record else None)
+        self.sweep(item.container)
         self._took(item, planner.SWEEP)
+
+    def sweep(self, container: Container) -> None:
+        """Remove what an unfinished container left.
+
+        :raises FleetError: BUSY while something is mounted in it.
+        """
+        record = container.provenance
+        self.discard(container.directory, Rootfs.parse(record.rootfs) if record else None, record.id if record else None)
 
     def discard(self, directory: str, rootfs: Rootfs | None, mark: str | None = None) -> None:
         """Remove what a claim holds, complete or not.

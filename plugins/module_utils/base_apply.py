@@ -33,12 +33,12 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     no_dpkg,
 )
 from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, with_keys
-from ansible_collections.fleet.lxc.plugins.module_utils.container import PROVENANCE, STOPPED, Container, Provenance, Rootfs
+from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, STOPPED, Container, Provenance, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
 from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, claim, complete, now, reconfigure, write_atomically
-from ansible_collections.fleet.lxc.plugins.module_utils.seal import REFUSED, check_unused, fingerprint, guard_script, with_guard, write_guard
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import REFUSED, check_unused, fingerprint, guard_script, with_guard
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Storage, StorageDriver
 
 
@@ -57,7 +57,7 @@ class BaseApplier:
     def apply(self, plan: BasePlan) -> None:
         applier = Applier(self.host, Settings(workers=2))
         doing = {
-            SWEEP: lambda: self._sweep(applier, plan.found),
+            SWEEP: lambda: applier.sweep(plan.found),
             CREATE: self._create,
             ADOPT: lambda: self._adopt(plan.found),
             STOP: lambda: self._stop(plan.found),
@@ -97,7 +97,7 @@ class BaseApplier:
             config, inherited = with_keys(config, self.config, {}, self.host.includes)
             write_atomically(f"{directory}/config", str(config))
             record = replace(record, config_digest=config.digest(), inherited=inherited)
-            write_atomically(f"{directory}/fleet.lxc.intent", record.dumps())
+            write_atomically(f"{directory}/{INTENT}", record.dumps())
             complete(directory)
         except BaseException:
             with contextlib.suppress(FleetError, OSError):
@@ -183,7 +183,7 @@ class BaseApplier:
         check_unused(base, driver, "is not sealed")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{base.directory}/{REFUSED}")
-        write_guard(f"{base.directory}/{GUARD}", guard_script(base))
+        write_atomically(f"{base.directory}/{GUARD}", guard_script(base), 0o755)
         config = with_guard(base.config, base.directory, True)
         if config != base.config:
             write_atomically(f"{base.directory}/config", str(config))
@@ -214,11 +214,6 @@ class BaseApplier:
             self.registry.driver(base.rootfs).unseal(base.rootfs)
         self._without_guard(base, plan.config)
         os.unlink(f"{base.directory}/{PROVENANCE}")
-
-    @staticmethod
-    def _sweep(applier: Applier, found: Container) -> None:
-        record = found.provenance
-        applier.discard(found.directory, Rootfs.parse(record.rootfs) if record else None, record.id if record else None)
 
     def _remove(self, applier: Applier, plan: BasePlan) -> None:
         for dependent in plan.dependents:

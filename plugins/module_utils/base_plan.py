@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, TypeVar
+from typing import Any, Callable, Mapping, Sequence, TypeVar
 
 from ansible_collections.fleet.lxc.plugins.module_utils import dpkg, mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
@@ -219,8 +219,10 @@ class BasePlanner:
             self._must_stop(found, "is not removed")
             steps.append(STOP)
         elif found.rootfs and found.kind != BROKEN:
-            check_unused(found, self.registry.driver(found.rootfs), "is not removed")
-            self._refuse_unseen_dependents(found, dependents)
+            roots = list(mounts.roots())
+            check_unused(found, self.registry.driver(found.rootfs), "is not removed", roots)
+            if all(dependent.state == STOPPED for dependent in dependents):
+                self._refuse_unseen_dependents(found, roots)
         return BasePlan((*steps, REMOVE), found, None, dependents)
 
     def _forgotten(self, found: Container) -> Config | None:
@@ -230,14 +232,13 @@ class BasePlanner:
         config, _inherited = with_keys(found.config, {}, found.provenance.inherited, self.host.includes)
         return with_guard(config, found.directory, False)
 
-    def _refuse_unseen_dependents(self, found: Container, dependents: tuple[Container, ...]) -> None:
-        for pid, _stat, mount in mounts.roots():
+    def _refuse_unseen_dependents(self, found: Container, roots: Sequence[mounts.Root]) -> None:
+        for pid, _stat, mount in roots:
             lowers = [value[9:] for value in mount.super_options.split(",") if value.startswith("lowerdir=")]
             if mount.fstype == "overlay" and any(found.rootfs.path in lower.split(":") for lower in lowers) and mounts.is_ours(pid, found.rootfs.path):
-                if not any(d.state != STOPPED for d in dependents):
-                    raise FleetError(
-                        "is not removed: a running overlay stands on it", container=self.name, why=f"process {pid} runs there", mend="Stop it first.", kind=BUSY
-                    )
+                raise FleetError(
+                    "is not removed: a running overlay stands on it", container=self.name, why=f"process {pid} runs there", mend="Stop it first.", kind=BUSY
+                )
 
     def _refuse_dependents(self, dependents: tuple[Container, ...], what: str, refusal: FleetError | None = None) -> None:
         if refusal:

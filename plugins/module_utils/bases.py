@@ -32,10 +32,10 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, COMPLETE, STOPPED, UNFINISHED, Container, Provenance
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, MISSING, PASSING, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, MISSING, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
-from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
+from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock, settled
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, check_storage
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_LEAST, check_numbers, wanted_storage
 
@@ -79,13 +79,7 @@ class BaseCall:
         self.host.check(writing=True)
         planner = BasePlanner(self.host, self.name, self.options, self.config)
         locks = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
-        try:
-            plan = planner.plan()
-        except FleetError as error:
-            if check_mode or error.kind not in PASSING:
-                raise
-            with hold(locks, timeout=self.options["lock_timeout"]):
-                plan = planner.plan()
+        plan = planner.plan() if check_mode else settled(planner.plan, locks, self.options["lock_timeout"])
         warnings = planner.warnings
         self._try_configuration(plan)
         if plan.changed and not check_mode:

@@ -28,6 +28,12 @@ _MOST_INCLUDES = 16
 _DIRECTORIES = ("br=", "upperdir=", "workdir=")
 
 
+def read_text(path: str, errors: str = "surrogateescape") -> str:
+    """The text of a file; a pipe in its place is read as empty, and not waited for."""
+    with open(path, encoding="utf-8", errors=errors, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        return file.read()
+
+
 class Config:
     """The lines of one configuration file, comments and order kept."""
 
@@ -40,9 +46,7 @@ class Config:
 
     @classmethod
     def read(cls, path: str) -> Config:
-        # A pipe in its place is read as empty, and not waited for.
-        with open(path, encoding="utf-8", errors="surrogateescape", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            return cls.parse(file.read())
+        return cls.parse(read_text(path))
 
     def __str__(self) -> str:
         return "".join(line + "\n" for line in self.lines)

@@ -26,9 +26,9 @@ from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, hwaddrs
 from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, FOREIGN, RUNNING, STOPPED, UNFINISHED, Container, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.diff import render
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, PASSING, TIMEOUT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, TIMEOUT, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath, require_root
-from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock
+from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock, settled
 from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
 from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, now
@@ -76,13 +76,7 @@ class CloneCall:
         self.host.check(writing=True)
         if self.source_host is not self.host:
             self.source_host.check(writing=False)
-        try:
-            seen = self._look()
-        except FleetError as error:
-            if check_mode or error.kind not in PASSING:
-                raise
-            with hold(self._locks(), timeout=self.options["lock_timeout"]):
-                seen = self._look()
+        seen = self._look() if check_mode else settled(self._look, self._locks(), self.options["lock_timeout"])
         self._try_configurations(seen.plan)
         done = Done()
         if seen.plan.changed and not check_mode:

@@ -20,7 +20,7 @@ from typing import Iterable, Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, Includes, check_legacy, rootfs_value, split_line
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, Includes, check_legacy, read_text, rootfs_value, split_line
 from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     BROKEN,
     COMPLETE,
@@ -234,9 +234,7 @@ class LxcHost:
     def _record(path: str) -> Provenance | str | None:
         """The record in a file; '' for an empty or zeroed or cut one, which a power cut leaves; None for no file or another's."""
         try:
-            # A pipe in its place is read as empty, and not waited for.
-            with open(path, encoding="utf-8", errors="replace", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                text = file.read()
+            text = read_text(path, "replace")
         except OSError:
             return None
         return Provenance.loads(text) or (None if text.rstrip().endswith("}") else "")

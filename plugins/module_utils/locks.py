@@ -14,10 +14,11 @@ import fcntl
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Iterable, Iterator
+from typing import Callable, Iterable, Iterator, TypeVar
 
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, RESOURCES, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, PASSING, RESOURCES, FleetError
 
+T = TypeVar("T")
 DIRECTORY = "/run/fleet-lxc"  # not in /run/lock, where anybody may make a directory of that name before us
 
 
@@ -59,6 +60,20 @@ def hold(locks: Iterable[Lock], timeout: float) -> Iterator[tuple[int, ...]]:
             _take(descriptor, lock, deadline, timeout)
             held.append(descriptor)
         yield tuple(held)
+
+
+def settled(look: Callable[[], T], locks: Iterable[Lock], timeout: float) -> T:
+    """What a look at the host finds; what may look so only while another run works is looked at again under the locks.
+
+    :raises FleetError: of the look, or BUSY when the locks cannot be had.
+    """
+    try:
+        return look()
+    except FleetError as error:
+        if error.kind not in PASSING:
+            raise
+    with hold(locks, timeout):
+        return look()
 
 
 def _take(descriptor: int, lock: Lock, deadline: float, timeout: float) -> None:

@@ -20,7 +20,6 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN,
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
-from ansible_collections.fleet.lxc.plugins.module_utils.records import write_atomically
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 
 REFUSED = f"{GUARD}.refused"
@@ -120,10 +119,6 @@ def check_unused(container: Container, driver: StorageDriver, consequence: str, 
     if pid is not None:
         by = f"process {pid} runs on it" if pid else "it is attached as a loop device"
         raise FleetError(f"{consequence}: its root filesystem is in use", container=container.name, why=by, mend="Stop what runs there.", kind=BUSY)
-
-
-def write_guard(path: str, script: str) -> None:
-    write_atomically(path, script, 0o755)
 
 
 def with_guard(config: Config, directory: str, wanted: bool) -> Config:
