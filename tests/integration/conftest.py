@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -14,11 +15,13 @@ import uuid
 
 import network
 import pytest
-from ansible.plugins.loader import init_plugin_loader
 from checkout import ROOT
 
-# Ansible's own way to find collections, for pytest-ansible runs Ansible in this very process. It has to be set up before the first is imported.
-init_plugin_loader([str(ROOT / ".collections")])
+if importlib.util.find_spec("pytest_ansible"):
+    from ansible.plugins.loader import init_plugin_loader
+
+    # Ansible's own way to find collections, for pytest-ansible runs Ansible in this very process. It has to be set up before the first is imported.
+    init_plugin_loader([str(ROOT / ".collections")])
 
 from ansible_collections.fleet.lxc.plugins.module_utils.bases import BaseCall
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
@@ -152,7 +155,9 @@ def filesystems(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def busybox_archive(tmp_path_factory):
-    """What LXC's template makes, made once: its hundreds of forks are slow on some machines."""
+    """What LXC's template makes, made once: its hundreds of forks are slow on some machines, so the lab brings it along."""
+    if os.environ.get("FLEET_LXC_BUSYBOX"):
+        return os.environ["FLEET_LXC_BUSYBOX"]
     directory = tmp_path_factory.mktemp("busybox")
     sh(["lxc-create", "-P", str(directory), "-n", "golden", "-t", "busybox", "-B", "dir"])
     archive = directory / "busybox.tar"
@@ -239,8 +244,13 @@ class Volumes:
         return value
 
     def remove_all(self):
-        for name in self.present():
-            sh(["lvremove", "-q", "-f", name] if name.startswith("/") else ["zfs", "destroy", "-R", name], check=False)
+        present = self.present()
+        volumes = [name for name in present if name.startswith("/")]
+        if volumes:
+            sh(["lvremove", "-q", "-f", *volumes], check=False)
+        for name in present:
+            if not name.startswith("/"):
+                sh(["zfs", "destroy", "-R", name], check=False)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ IN_THE_ROOT = """
     acl attr bash btrfs-progs busybox-static ca-certificates dnsmasq-base e2fsprogs git iproute2 iptables kmod lvm2 lxc lxc-templates procps
     python3 rsync strace thin-provisioning-tools udev uidmap xfsprogs zfsutils-linux
 """
-FROM_PYPI = "ansible-core==2.19.* pytest>=8 hypothesis pytest-ansible"
+FROM_PYPI = "ansible-core==2.19.* pytest>=8"
 IMAGE_SIZE, DISKS, MEMORY, TIMEOUT = "6G", ["6G", "4G"], "2G", 1200
 VIRTIOFSD = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]  # Debian 12, Debian 13
 
@@ -158,7 +158,7 @@ class Guest:
             drives.append(f"file={image},format=raw,if=virtio,cache=unsafe,discard=unmap")
         kernel = "console=ttyS0 quiet loglevel=4 panic=-1 apparmor=0 mitigations=off no_timer_check"  # the timer is late on a busy host
         return [
-            *["qemu-system-x86_64", "-M", "pc,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", self.options.memory],
+            *["qemu-system-x86_64", "-M", "pc,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off,avx=off,avx2=off,smap=off,smep=off", "-smp", "2", "-m", self.options.memory],
             *["-object", f"memory-backend-memfd,id=memory,size={self.options.memory},share=on"],  # shared with virtiofsd
             *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", serial],
             *["-kernel", f"{self.lab}/vmlinuz", "-initrd", f"{self.lab}/initramfs", "-append", kernel],
