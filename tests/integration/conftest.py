@@ -34,10 +34,11 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root"
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need LVM or ZFS bear that as a mark: by the name of their file, or of their store."""
+    """Tests that need LVM or ZFS bear that as a mark: by the name of their file, of themselves, or of their store."""
     for item in items:
         for store in ("lvm", "zfs"):
-            if store in item.path.stem.split("_") or re.search(rf"\[(\w+-)*{store}\b", item.name):
+            words = item.path.stem.split("_") + item.name.partition("[")[0].split("_")
+            if store in words or re.search(rf"\[(\w+-)*{store}\b", item.name):
                 item.add_marker(store)
 
 

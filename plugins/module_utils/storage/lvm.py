@@ -103,45 +103,42 @@ class LvmDriver(StorageDriver):
     store = "lvm"
     outside = True
     takes = frozenset({"size", "fstype", "vg", "thinpool", "cow_size"})
-    capabilities = Capabilities(
-        snapshot=True,
-        parallel=False,  # LVM's own locks make lvcreate one at a time, and lxc/lxc 2220 shows what happens otherwise
-    )
+    # LVM's own lock of the VG makes lvcreate one at a time; what is before and after that need not wait for another.
+    capabilities = Capabilities(snapshot=True)
 
     def __init__(self, runner: Any):
         super().__init__(runner)
-        self._volumes: dict[str, Volume] | None = None
-        self._groups: dict[str, Group] | None = None
+        self._seen: tuple[dict[str, Volume], dict[str, Group]] | None = None
         self._cow_size = 0
 
     # What is there
 
     def refresh(self) -> None:
-        self._volumes = self._groups = None
+        self._seen = None
 
     def volumes(self) -> dict[str, Volume]:
         """Every logical volume by its path /dev/VG/LV."""
-        if self._volumes is None:
-            self._observe()
-        return self._volumes
+        return self._observe()[0]
 
     def groups(self) -> dict[str, Group]:
         """Every volume group by its name."""
-        if self._groups is None:
-            self._observe()
-        return self._groups
+        return self._observe()[1]
 
-    def _observe(self) -> None:
+    def _observe(self) -> tuple[dict[str, Volume], dict[str, Group]]:
         """One command tells of volumes and groups: LVM's take long, for they read every disk."""
+        seen = self._seen  # which another thread may forget
+        if seen:
+            return seen
         self.runner.require("lvm")
         answer = self.runner.run(
             ["lvm", "fullreport", "--reportformat", "json", "--units", "b", "--nosuffix"]
             + [word for report, columns in _COLUMNS.items() for word in ("--configreport", report, "-o", columns)]
         )
         reports = json.loads(answer.stdout)["report"]
-        self._groups = {row["vg_name"]: Group(int(row["vg_free"]), int(row["vg_extent_size"])) for report in reports for row in report.get("vg", ())}
+        groups = {row["vg_name"]: Group(int(row["vg_free"]), int(row["vg_extent_size"])) for report in reports for row in report.get("vg", ())}
         found = [Volume.of(row) for report in reports for row in report.get("lv", ())]
-        self._volumes = {volume.path: volume for volume in found}
+        seen = self._seen = {volume.path: volume for volume in found}, groups
+        return seen
 
     def _volume(self, rootfs: Rootfs) -> Volume:
         """:raises FleetError: MISSING when there is no such volume."""
@@ -219,10 +216,11 @@ class LvmDriver(StorageDriver):
         filesystem.require_renewal(self.runner, source.path)
         group = self.groups()[source.vg]
         each, free = self.cow_size(source, storage, count), group.free
-        if each < 4 * group.extent or each * count > free:
+        least = each if storage.cow_size else 4 * group.extent  # of what is left over, no area is made that is full at once
+        if each < least or each * count > free:
             return [
                 FleetError(
-                    f"the VG {source.vg} has {free // _MIB} MiB free, too little for {count} copy-on-write areas of {max(each, 4 * group.extent) // _MIB} MiB",
+                    f"the VG {source.vg} has {free // _MIB} MiB free, too little for {count} copy-on-write areas of {max(each, least) // _MIB} MiB",
                     mend=f"Add space (vgextend {source.vg} DEVICE), set a smaller storage.cow_size, or keep the base on a thin pool.",
                     kind=RESOURCES,
                 )
