@@ -76,7 +76,7 @@ class Provenance:
     format: int = FORMAT
 
     def dumps(self) -> str:
-        return json.dumps(vars(self), sort_keys=True, indent=1) + "\n"
+        return json.dumps(vars(self), sort_keys=True) + "\n"
 
     @classmethod
     def loads(cls, text: str) -> Provenance | None:

@@ -15,6 +15,7 @@ import random
 import re
 import time
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
@@ -28,7 +29,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT,
 from ansible_collections.fleet.lxc.plugins.module_utils.diff import render
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, TIMEOUT, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath, require_root
-from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock, settled
+from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, hold_if_free, lxcpath_lock, settled
 from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
 from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, now
@@ -76,21 +77,28 @@ class CloneCall:
         self.host.check(writing=True)
         if self.source_host is not self.host:
             self.source_host.check(writing=False)
-        seen = self._look() if check_mode else settled(self._look, self._locks(), self.options["lock_timeout"])
-        self._try_configurations(seen.plan)
-        done = Done()
-        if seen.plan.changed and not check_mode:
-            with hold(self._locks(), timeout=self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
-                seen = self._look()
-                done = Applier(self.host, self._settings(), seen.choice, seen.source).apply(seen.plan)
-        elif check_mode:
+        locks, timeout, done = self._locks(), self.options["lock_timeout"], Done()
+        with nullcontext() if check_mode else hold_if_free(locks) as held:
+            seen = self._look() if check_mode or held else settled(self._look, locks, timeout)
+            self._try_configurations(seen.plan)
+            if held and seen.plan.changed:
+                done = self._apply(seen, held)
+        if check_mode:
             done.steps = {item.name: list(item.steps) for item in seen.plan.items}
+        elif seen.plan.changed and not held:
+            with hold(locks, timeout) as held:
+                seen = self._look()
+                done = self._apply(seen, held)
         done.failures.update((item.name, item.refusal) for item in seen.plan.items if item.refusal)
         if not check_mode:
             addresses = self._wait(seen.plan, done)
         else:
             addresses = self._addresses({item.name: item.container.pid for item in seen.plan.items if item.container and item.container.pid})
         return self._result(seen, done, addresses)
+
+    def _apply(self, seen: Seen, locks: tuple[int, ...]) -> Done:
+        with self.runner.keeping(locks):
+            return Applier(self.host, self._settings(), seen.choice, seen.source).apply(seen.plan)
 
     def _locks(self) -> list[Any]:
         locks = [lxcpath_lock(self.host.lxcpath)]

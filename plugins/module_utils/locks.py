@@ -62,6 +62,16 @@ def hold(locks: Iterable[Lock], timeout: float) -> Iterator[tuple[int, ...]]:
         yield tuple(held)
 
 
+@contextlib.contextmanager
+def hold_if_free(locks: Iterable[Lock]) -> Iterator[tuple[int, ...] | None]:
+    """Hold several locks if all of them are free at this moment; None otherwise."""
+    with contextlib.ExitStack() as stack:
+        held = None
+        with contextlib.suppress(FleetError):
+            held = stack.enter_context(hold(locks, timeout=0))
+        yield held
+
+
 def settled(look: Callable[[], T], locks: Iterable[Lock], timeout: float) -> T:
     """What a look at the host finds; what may look so only while another run works is looked at again under the locks.
 

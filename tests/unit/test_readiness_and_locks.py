@@ -69,3 +69,16 @@ def test_a_base_is_shared_by_cloners_and_closed_to_them_while_it_is_changed(tmp_
         with pytest.raises(FleetError, match="golden"):
             with locks.hold([exclusive], 0):
                 pass
+
+
+def test_free_locks_are_taken_at_once_and_none_of_them_while_one_is_held(tmp_path):
+    wanted = [locks.lxcpath_lock(str(tmp_path)), locks.base_lock(str(tmp_path), "golden", exclusive=False)]
+    with locks.hold_if_free(wanted) as held:
+        assert len(held) == 2
+        with locks.hold_if_free(wanted[1:]) as shared, locks.hold_if_free(wanted) as none:
+            assert shared and none is None
+    with locks.hold([locks.base_lock(str(tmp_path), "golden", exclusive=True)], 0):
+        with locks.hold_if_free(wanted) as none:
+            assert none is None
+        with locks.hold(wanted[:1], 0):
+            pass  # the first one was given back
