@@ -135,7 +135,7 @@ class Applier:
         self.owner = mapped_root(expanded)
         claimed = self._each(items, lambda item: claim(f"{self.host.lxcpath}/{item.name}", item.creation.provenance), 1)
         try:
-            driver.prepare(self.choice.order, [item.creation.rootfs for item in claimed])
+            driver.prepare(self.choice.order, {item.creation.provenance.id: item.creation.rootfs for item in claimed})
         except FleetError as error:
             self.done.failures.update({item.name: error for item in claimed})
         # Making directories gains nothing from threads; commands do.

@@ -23,11 +23,14 @@ if importlib.util.find_spec("pytest_ansible"):
     # Ansible's own way to find collections, for pytest-ansible runs Ansible in this very process. It has to be set up before the first is imported.
     init_plugin_loader([str(ROOT / ".collections")])
 
+from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.bases import BaseCall
+from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_ARGUMENTS, CLONE_ARGUMENTS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
@@ -289,6 +292,51 @@ def base_on(fleet_on, volumes, busybox_archive):
         return fleet
 
     return make
+
+
+@pytest.fixture
+def grows_when_cloned(volumes, tmp_path):
+    """Makes clones that fill their store by a hook of their own, which no look beforehand can foresee; then adds room."""
+
+    def check(fleet, add_room):
+        hook = tmp_path / "hook"
+        hook.write_text("#!/bin/sh\nexec head -c 24M /dev/urandom >$LXC_ROOTFS_MOUNT/grown\n")
+        hook.chmod(0o755)
+        with open(fleet.path("golden", "config"), "a", encoding="utf-8") as file:
+            file.write(f"lxc.hook.clone = {hook}\n")
+        base, bare = content_of(fleet, "golden"), volumes.present()
+        names = [f"web-{number}" for number in range(1, 6)]
+        options = {"source": "golden", "name": names, "method": "snapshot", "workers": 1}
+        result = fleet.call(**options)
+        (error,) = result["failures"].values()
+        assert re.search("No space left|quota exceeded|did not reach|Input/output error", str(error)), error
+        whole = names[: names.index(error.container)]
+        assert whole and fleet.names() == ["golden", *whole] == sorted(os.listdir(fleet.lxcpath))
+        made = {path.rpartition("/")[2].rpartition("@")[2] for path in volumes.present() if path not in bare}
+        assert made == set(whole) and content_of(fleet, "golden") == base
+        add_room()
+        assert fleet.clone(**options)["summary"]["created"] == len(names) - len(whole)
+        for name in names:
+            assert inside(fleet, name, lambda path: os.path.getsize(f"{path}/grown")) == 24 << 20
+
+    return check
+
+
+def inside(fleet, name, work, writable=False):
+    """Run work(path) with a container's whole root filesystem at path."""
+    rootfs = fleet.rootfs(name)
+    driver = Registry(Runner()).driver(rootfs)
+
+    def run():
+        os.makedirs(fleet.path(name, "rootfs"), exist_ok=True)
+        with driver.rootfs_view(rootfs, fleet.path(name, "rootfs"), writable) as path:
+            return work(path)
+
+    return mounts.in_private_mounts(run)
+
+
+def content_of(fleet, name):
+    return inside(fleet, name, lambda path: sh(f"cd {path} && find . -type f -exec sha256sum {{}} + | sort"))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ LAYERS = [
     {"container"},
     {"records"},
     {"bookkeeping"},
-    {"storage.driver", "storage.filesystem"},
+    {"storage.driver", "storage.filesystem", "storage.libzfs"},
     DRIVERS,
     {"storage.registry", "readiness", "plan", "diff"},
     {"host", "seal"},

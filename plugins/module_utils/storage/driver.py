@@ -36,7 +36,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Collection, ClassVar, Iterator, Sequence
+from typing import Any, Collection, ClassVar, Iterator, Mapping, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
@@ -116,9 +116,10 @@ class StorageDriver(ABC):
         :raises FleetError: FAILED.
         """
 
-    def prepare(self, order: Order, targets: Sequence[Rootfs]) -> None:
+    def prepare(self, order: Order, targets: Mapping[str, Rootfs]) -> None:
         """Do once what all these clones need.
 
+        :param targets: their places, by the clones' ids.
         :raises FleetError: FAILED.
         """
 

@@ -16,6 +16,8 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import tempfile
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Mapping, Sequence
 
@@ -110,6 +112,7 @@ class LvmDriver(StorageDriver):
         super().__init__(runner)
         self._seen: tuple[dict[str, Volume], dict[str, Group]] | None = None
         self._cow_size = 0
+        self._made: frozenset[str] = frozenset()
 
     # What is there
 
@@ -316,19 +319,33 @@ class LvmDriver(StorageDriver):
         place = ["-V", f"{size}b", "--thinpool", f"{vg}/{pool}"] if pool else ["-L", f"{size}b", vg]
         self.runner.run(["lvcreate", "-q", "-y", "-Wy", "--addtag", _TAG + mark, "-n", name, *place])
 
-    def prepare(self, order: Order, targets: Sequence[Rootfs]) -> None:
+    def prepare(self, order: Order, targets: Mapping[str, Rootfs]) -> None:
+        """Make all snapshots by one command: each of LVM's reads every disk before it does anything."""
+        self._cow_size, self._made = 0, frozenset()
         if order.method == SNAPSHOT:
             source = self._volume(order.source)
             self._cow_size = 0 if source.thin else self.cow_size(source, order.storage, len(targets))
+            if len(targets) > 1:
+                lines = [shlex.join(self._snapshot(source, target, mark)) for mark, target in targets.items()]
+                with tempfile.NamedTemporaryFile("w", prefix="fleet.lxc-") as script:
+                    script.write("\n".join(["#!lvm", *lines, ""]))
+                    script.flush()
+                    # It ends with the first that fails; those are tried again, one by one.
+                    self.runner.run(["lvm", script.name], check=False, timeout=self.runner.timeout * len(targets))
+                self.refresh()
+                volumes = self.volumes()
+                self._made = frozenset(t.path for mark, t in targets.items() if t.path in volumes and _TAG + mark in volumes[t.path].tags)
+
+    def _snapshot(self, source: Volume, target: Rootfs, mark: str) -> list[str]:
+        kind = ["-kn", "-ay"] if source.thin else ["-L", f"{self._cow_size}b"]
+        return ["lvcreate", "-q", "-y", "-s", *kind, "-prw", "--addtag", _TAG + mark, "-n", target.path.rpartition("/")[2], f"{source.vg}/{source.name}"]
 
     def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
         os.makedirs(f"{directory}/rootfs", exist_ok=True)
         if order.method == SNAPSHOT:
             source = self._volume(order.source)
-            kind = ["-kn", "-ay"] if source.thin else ["-L", f"{self._cow_size}b"]
-            self.runner.run(
-                ["lvcreate", "-q", "-y", "-s", *kind, "-prw", "--addtag", _TAG + mark, "-n", target.path.rpartition("/")[2], f"{source.vg}/{source.name}"]
-            )
+            if target.path not in self._made:
+                self.runner.run(self._snapshot(source, target, mark))
             filesystem.renew(self.runner, target.path)
             if order.storage.size and order.storage.size > source.size:
                 self.refresh()

@@ -13,6 +13,7 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Sequence
@@ -22,6 +23,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capa
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.libzfs import ACLTYPE_POSIX, CANMOUNT_NOAUTO, XATTR_SA, LibZfs, Properties
 
 _PROPERTY = "fleet.lxc:id"
 _MADE_FOR = "fleet.lxc:snapshot"
@@ -79,6 +81,14 @@ class ZfsDriver(StorageDriver):
                 )
             self._datasets = datasets
         return datasets
+
+    @staticmethod
+    @functools.lru_cache(maxsize=None)
+    def library() -> LibZfs | None:
+        try:
+            return LibZfs()
+        except OSError:
+            return None
 
     def _snapshots_of(self, name: str) -> list[Dataset]:
         return [one for one in self.datasets().values() if one.type == "snapshot" and one.name.startswith(name + "@")]
@@ -159,8 +169,11 @@ class ZfsDriver(StorageDriver):
         if order.method == SNAPSHOT:
             os.makedirs(point, exist_ok=True)
             snapshot = self._snapshot_for(order.source, target)
-            self.runner.run(["zfs", "snapshot", "-o", f"{_MADE_FOR}={mark}", snapshot])
-            self.runner.run(["zfs", "clone", *_properties(point, mark), snapshot, target.path])
+            library = self.library()
+            if not (library and library.snapshot(snapshot, {_MADE_FOR: mark})):
+                self.runner.run(["zfs", "snapshot", "-o", f"{_MADE_FOR}={mark}", snapshot])
+            if not (library and library.clone(target.path, snapshot, _numbered(point, mark))):
+                self.runner.run(["zfs", "clone", *_properties(point, mark), snapshot, target.path])
         else:
             self.create(target, directory, order.storage, mark)
             copy_across(order, self, target, directory)
@@ -260,3 +273,8 @@ def _value(field: str) -> str:
 def _properties(mountpoint: str, mark: str) -> list[str]:
     # A clone inherits from its parent in the tree, not from its origin; and without acltype, ACLs are neither set nor copied.
     return ["-o", "acltype=posixacl", "-o", "xattr=sa", "-o", f"mountpoint={mountpoint}", "-o", "canmount=noauto", "-o", f"{_PROPERTY}={mark}"]
+
+
+def _numbered(mountpoint: str, mark: str) -> Properties:
+    """The same for the library."""
+    return {"acltype": ACLTYPE_POSIX, "xattr": XATTR_SA, "mountpoint": mountpoint, "canmount": CANMOUNT_NOAUTO, _PROPERTY: mark}
