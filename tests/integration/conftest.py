@@ -300,7 +300,7 @@ def grows_when_cloned(volumes, tmp_path):
 
     def check(fleet, add_room):
         hook = tmp_path / "hook"
-        hook.write_text("#!/bin/sh\nexec head -c 24M /dev/urandom >$LXC_ROOTFS_MOUNT/grown\n")
+        hook.write_text("#!/bin/sh\nexec dd if=/dev/urandom of=$LXC_ROOTFS_MOUNT/grown bs=1M count=24\n")
         hook.chmod(0o755)
         with open(fleet.path("golden", "config"), "a", encoding="utf-8") as file:
             file.write(f"lxc.hook.clone = {hook}\n")

@@ -36,7 +36,7 @@ def test_a_running_clone_grows(base_on):
     fleet.clone(source="golden", name="web", state="started")
 
     def room():
-        return int(lxc("lxc-attach", fleet, "web", "--", "df", "-k", "/").stdout.splitlines()[-1].split()[1])
+        return int(lxc("lxc-attach", fleet, "web", "--", "df", "-kP", "/").stdout.splitlines()[-1].split()[1])
 
     assert room() < 64 << 10
     assert fleet.clone(source="golden", name="web", state="started", storage={"size": "160M"})["clones"][0]["actions"] == ["grow"]

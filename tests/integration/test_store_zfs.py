@@ -61,11 +61,14 @@ def test_a_clone_of_a_zfs_clone_holds_it_and_a_new_generation_leaves_the_clones_
 
 
 def test_a_pool_that_fills_up_in_the_middle_leaves_whole_clones_and_no_residue(base_on, volumes, grows_when_cloned):
-    fleet, root = base_on(), volumes.use("zfs_dataset")
-    sh(["zfs", "set", f"quota={80 << 20}", root])
+    root = volumes.use("zfs_dataset")
+    # Near its limit ZFS waits for the disk after each record.
+    sh(["zfs", "set", "recordsize=1M", f"quota={80 << 20}", root])
+    fleet = base_on()
     try:
         grows_when_cloned(fleet, lambda: sh(["zfs", "set", "quota=none", root]))
     finally:
+        sh(["zfs", "inherit", "recordsize", root])
         sh(["zfs", "set", "quota=none", root])
 
 

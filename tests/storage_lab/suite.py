@@ -34,7 +34,7 @@ COLUMNS = {"directory": "dir-", "overlay": "overlay", "btrfs": "btrfs", "loop": 
 def main(report, *arguments):
     directory = Path(tempfile.mkdtemp(prefix="fleet-storage-"))
     (directory / "claims").mkdir()
-    pytest = ["python3", "-m", "pytest", "-v", "--tb=short", "--durations=60"]
+    pytest = ["python3", "-m", "pytest", "-q", "--tb=short", "--durations=12"]
     # The rest of what needs neither store is run by ./test integration.
     host = [*pytest, TESTS[0], "-m", " and ".join(f"not {store}" for store in STORES), f"--junitxml={directory}/host.xml", *arguments]
     runs = {"host": ["nice", *host]}
