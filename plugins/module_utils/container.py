@@ -67,6 +67,7 @@ class Provenance:
     sealed: bool = False
     fingerprint: str | None = None
     config_digest: str | None = None
+    base_version: str | None = None  # what the operator calls the content that was sealed
     # Keys that the task set, with the lines that the key had before: a key dropped from the task gets those back.
     inherited: dict[str, list[str]] = field(default_factory=dict)
     autostart: list[str] = field(default_factory=list)  # those of them that the option autostart set

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 import re
 import time
 import uuid
@@ -28,7 +27,8 @@ from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, hw
 from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, FOREIGN, RUNNING, STOPPED, UNFINISHED, Container, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.diff import render
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, TIMEOUT, FleetError
-from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath, require_root
+from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, Observed, default_lxcpath, require_root
+from ansible_collections.fleet.lxc.plugins.module_utils.identity import MacAddresses
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, hold_if_free, lxcpath_lock, settled
 from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
@@ -36,7 +36,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, 
 from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source, check_unchanged, check_unused
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry, Request
-from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones, wanted_storage
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones, wanted_identity, wanted_storage
 
 _NUMBERS = re.compile(r"[\d.]+")
 _PAST = {"create": "created", "start": "started", "stop": "stopped", "remove": "removed"}
@@ -60,6 +60,7 @@ class CloneCall:
         require_root()
         self.options = dict(options)
         self.storage = wanted_storage(options["storage"])
+        self.identity = wanted_identity(options["identity"])
         self.runner = Runner(options["timeout"])
         self.runner.require("lxc-start")
         self.registry = Registry(self.runner)
@@ -117,6 +118,7 @@ class CloneCall:
             force_stop=self.options["force_stop"],
             timeout=self.options["timeout"],
             size=self.storage.size,
+            identity=self.identity,
         )
 
     def _look(self) -> Seen:
@@ -142,7 +144,7 @@ class CloneCall:
                     method=choice.order.method,
                     place=functools.partial(choice.driver.place, choice.order),
                     new_id=lambda: uuid.uuid4().hex,
-                    new_mac=_MacAddresses(observed),
+                    mac=MacAddresses(self.identity.hwaddr, self.host.lxcpath, lambda: _hwaddrs_of(observed)),
                     time=now(),
                     version=VERSION,
                     expanded=self.source_host.expanded(source),
@@ -251,7 +253,7 @@ class CloneCall:
         if self.options["wait_for"] != "none":
             for item in up:
                 if item.name not in pids and (item.name in began or not item.changed):
-                    done.failures[item.name] = FleetError("stopped again right after its start", container=item.name, why=self._log(item.name), kind=FAILED)
+                    done.failures[item.name] = FleetError("stopped again right after its start", container=item.name, why=self.host.log(item.name), kind=FAILED)
         if self.options["wait_for"] != "network":
             return self._addresses(pids)
         timeout = self.options["wait_timeout"]
@@ -260,20 +262,13 @@ class CloneCall:
                 done.failures[name] = FleetError(
                     f"runs, but had no address within {timeout} s",
                     container=name,
-                    why=self._log(name),
+                    why=self.host.log(name),
                     mend="Look at its DHCP client and at the bridge (role fleet.lxc.host), or raise wait_timeout.",
                     kind=TIMEOUT,
                 )
             elif outcome.state == "died":
-                done.failures[name] = FleetError("stopped while it was awaited", container=name, why=self._log(name), kind=FAILED)
+                done.failures[name] = FleetError("stopped while it was awaited", container=name, why=self.host.log(name), kind=FAILED)
         return self._addresses(pids)
-
-    def _log(self, name: str) -> str:
-        try:
-            with open(f"{self.host.lxcpath}/{name}/{START_LOG}", encoding="utf-8", errors="replace") as file:
-                return " | ".join(line.strip() for line in file.readlines()[-3:])
-        except OSError:
-            return ""
 
     @staticmethod
     def _addresses(pids: Mapping[str, int | None]) -> dict[str, tuple[list[str], list[str]]]:
@@ -329,6 +324,7 @@ class CloneCall:
             "ipv4": ipv4,
             "ipv6": ipv6,
             "hwaddr": macs[0] if macs else None,
+            **({"identity": done.identity[item.name]} if item.name in done.identity else {}),
             **({"restart_required": True} if self._runs_with_older(item, left, actions) else {}),
         }
 
@@ -351,17 +347,5 @@ def told(remarks: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-class _MacAddresses:
-    """New MAC addresses in LXC's 00:16:3e space, none of which a container of this lxcpath has."""
-
-    def __init__(self, observed: Observed):
-        self.observed, self.used = observed, None
-
-    def __call__(self) -> str:
-        if self.used is None:
-            self.used = {mac.lower() for c in self.observed.containers.values() if c.config for mac in hwaddrs(c.config)}
-        while True:
-            mac = "00:16:3e:" + ":".join(f"{random.randrange(256):02x}" for _octet in range(3))
-            if mac not in self.used:
-                self.used.add(mac)
-                return mac
+def _hwaddrs_of(observed: Observed) -> list[str]:
+    return [mac for container in observed.containers.values() if container.config for mac in hwaddrs(container.config)]

@@ -59,6 +59,7 @@ class WantedClone:
     name: Name
     config: Mapping[str, list[str]] | None = None
     autostart: Mapping[str, list[str]] | None = None
+    seed: Mapping[str, object] | None = None  # cloud-init's
 
     @property
     def keys(self) -> dict[str, list[str]]:
@@ -90,7 +91,7 @@ class Make:
     method: str
     place: Callable[[str], Rootfs]
     new_id: Callable[[], str]
-    new_mac: Callable[[], str]
+    mac: Callable[[str, int, "str | None"], "str | None"]
     time: str
     version: str
     expanded: Config | None = None  # the source's configuration with its includes
@@ -104,6 +105,7 @@ class Creation:
     config: Config
     files: Mapping[str, str]
     provenance: Provenance
+    seed: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make)
     name = clone.name.name
     directory = f"{wanted.lxcpath}/{name}"
     rootfs = make.place(name)
-    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.new_mac, make.expanded)
+    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.mac, make.expanded)
     config, inherited = configuration.with_keys(config, clone.keys, {}, wanted.includes)
     record = source.provenance
     provenance = Provenance(
@@ -248,7 +250,7 @@ def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make)
         version=make.version,
         time=make.time,
     )
-    return Creation(rootfs, config, files, provenance)
+    return Creation(rootfs, config, files, provenance, clone.seed)
 
 
 def _grows(found: Container, size: int | None) -> bool:

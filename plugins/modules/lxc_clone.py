@@ -96,8 +96,67 @@ options:
     type: dict
   overrides:
     description:
-      - Per clone, a dict with the key C(config), which goes over O(config). For these clones O(config) counts as given.
+      - Per clone, a dict with the keys C(config), which goes over O(config), and C(cloud_init), which takes the place of O(cloud_init).
+        For clones whose C(config) is given here, O(config) counts as given.
     type: dict
+  identity:
+    description:
+      - What of a new clone is its own. What does not apply to a guest is skipped; RV(clones[].identity) tells what was done.
+      - All but the name and the MAC addresses is taken out of a base once, when it is sealed (O(fleet.lxc.lxc_base#module:scrub)).
+        To keep it in clones, turn it off there.
+      - Nothing is written or removed through a symlink of the guest; what is none of the expected files is left alone, with a warning.
+    type: dict
+    suboptions:
+      hostname:
+        description: C(/etc/hostname), and C(/etc/hosts) where the base's name stands beside a loopback address. C(lxc.uts.name) is always set.
+        type: bool
+        default: true
+      machine_id:
+        description: C(/etc/machine-id) is emptied (removed in a guest without systemd), D-Bus's copy removed. The first boot makes a new one.
+        type: bool
+        default: true
+      ssh_host_keys:
+        description:
+          - C(/etc/ssh/ssh_host_*) is removed. The first boot makes new ones, through a unit that is put into a guest with systemd that
+            would not do so by itself. Where nothing would make them, they stay, with a warning.
+        type: bool
+        default: true
+      random_seed:
+        description: The saved seed of the random number generator is removed.
+        type: bool
+        default: true
+      dhcp:
+        description: Leases and identifiers of DHCP clients are removed.
+        type: bool
+        default: true
+      cloud_init:
+        description: What cloud-init remembers of an instance is removed, so that it takes the clone for a new one. Its seed stays.
+        type: bool
+        default: true
+      hwaddr:
+        description:
+          - V(stable) derives each MAC address from this host, the lxcpath, the clone's name and the number of the interface. A clone that
+            is removed and made again has the same, and so the same address by DHCP. An interface that has none in the base gets one.
+          - V(random) gives new random ones where the base has some. V(keep) leaves those of the base.
+          - No address is given that another container of the lxcpath has.
+        type: str
+        choices: [stable, random, keep]
+        default: stable
+  cloud_init:
+    description:
+      - A NoCloud seed for cloud-init in each new clone, in C(/var/lib/cloud/seed/nocloud). It gets a new instance-id and the clone's name.
+      - Written once, when a clone is made. O(overrides) give a clone a seed of its own.
+    type: dict
+    suboptions:
+      user_data:
+        description: A text, or a dictionary, which becomes C(#cloud-config).
+        type: raw
+      network_config:
+        description: A text or a dictionary.
+        type: raw
+      meta_data:
+        description: What goes into C(meta-data) beside C(instance-id) and C(local-hostname).
+        type: dict
   autostart:
     description:
       - Whether and when the clones start with the host.
@@ -262,6 +321,13 @@ clones:
       description: The MAC address of its first interface, where the configuration has one.
       type: str
       sample: 00:16:3e:4a:11:07
+    identity:
+      description:
+        - Of a clone that this call made, what was made its own. V(hostname), V(cloud_init_seed), and of a source that was not scrubbed
+          V(machine_id), V(ssh_host_keys), V(random_seed), V(dhcp), V(cloud_init).
+      type: list
+      elements: str
+      sample: [hostname]
     restart_required:
       description: Present and true from a change of the configuration on until the clone is restarted, as long as it runs with the old one.
       type: bool

@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ansible_collections.fleet.lxc.plugins.module_utils import fleet as fleet_module
+from ansible_collections.fleet.lxc.plugins.module_utils import identity
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from conftest import Fleet, sh
 from test_conformance import furnish, inside
 
 THEIRS, OURS = "their-clone", "our-clone"
+# lxc-copy knows no more of identity than the hostname and new random MAC addresses.
+LIKE_LXC_COPY = {**dict.fromkeys(identity.ALL.scrubbed, False), "hwaddr": "random"}
 PAGE = Path(__file__).parents[2] / "docs" / "differences-from-lxc-copy.md"
 
 
@@ -281,7 +283,7 @@ def twins(fleet, source, way, elsewhere):
                 done = lxc_copy(fleet, source, *way.lxc_copy, to=target.lxcpath)
                 assert done.returncode == 0, done.stderr
             else:
-                target.clone(source=source, source_lxcpath=fleet.lxcpath, name=name, **way.ours)
+                target.clone(source=source, source_lxcpath=fleet.lxcpath, name=name, identity=LIKE_LXC_COPY, **way.ours)
             found.append(twin(fleet, target, name, before, macs))
     finally:
         for name in (THEIRS, OURS):
@@ -744,9 +746,9 @@ def test_a_root_filesystem_whose_path_has_not_the_bases_name(only_ours, elsewher
 @shown_by_itself("mac-collision")
 def test_a_new_mac_is_one_that_no_container_has(fleet, elsewhere, monkeypatch):
     written(fleet, PLAIN + "lxc.net.0.type = empty\nlxc.net.0.hwaddr = 00:16:3e:01:01:01\n", elsewhere)
-    numbers = itertools.cycle([1, 1, 1, 2, 2, 2])
-    monkeypatch.setattr(fleet_module.random, "randrange", lambda _end: next(numbers))
-    fleet.clone(source="golden", name=OURS, method="copy")
+    octets = itertools.cycle([b"\1\1\1", b"\2\2\2"])
+    monkeypatch.setattr(identity.random, "randbytes", lambda _count: next(octets))
+    fleet.clone(source="golden", name=OURS, method="copy", identity={"hwaddr": "random"})
     assert "hwaddr = 00:16:3e:02:02:02" in Path(fleet.path(OURS, "config")).read_text()
 
 

@@ -20,7 +20,7 @@ DRIVERS = {"storage.directory", "storage.overlay", "storage.btrfs", "storage.loo
 LAYERS = [
     {"errors"},
     {"command", "locks", "mounts"},
-    {"names", "keys", "config", "capabilities", "guest", "disk", "dpkg"},
+    {"names", "keys", "config", "capabilities", "guest", "disk", "dpkg", "identity"},
     {"container"},
     {"records"},
     {"bookkeeping"},
