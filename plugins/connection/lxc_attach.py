@@ -102,8 +102,8 @@ options:
     description:
       - Become root on the LXC host before entering the container.
       - This leaves the keyword C(become) free for use in the container.
+      - Default is C(ansible_become) of the LXC host if the inventory knows that, and otherwise V(false).
     type: bool
-    default: false
     vars:
       - name: ansible_lxc_attach_host_become
     env:
@@ -116,8 +116,8 @@ options:
       - The become plugin that O(host_become) uses.
       - Where O(lxc_host) is a host of the inventory, the plugin gets its options from that host's variables, such as
         C(ansible_become_password), C(ansible_become_exe) or C(ansible_sudo_flags). The user is always root.
+      - Default is C(ansible_become_method) of such a host, and otherwise V(sudo).
     type: str
-    default: sudo
     vars:
       - name: ansible_lxc_attach_host_become_method
     env:
@@ -147,7 +147,7 @@ options:
 notes:
   - A process that a command leaves in the background does not keep the task waiting, even if it holds its standard output. It is
     cut off from that output, though, so redirect it.
-  - Commands of a user other than root begin with C(runuser), which asks no PAM session of the container, or C(su) where there is none.
+  - Commands of a user other than root begin with C(runuser), or C(su) where there is none. The former makes no login session.
   - A file is moved in pieces of a few MiB, each a command of its own, straight into its place. Nothing of it is kept on the LXC host.
 seealso:
   - plugin: ansible.builtin.ssh
@@ -212,13 +212,14 @@ USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
 
 # What is run in the container, by the user whose name is filled in. The marks on standard error tell that the command began and how it ended;
 # without them an exit status might be that of ssh, of sudo or of lxc-attach. A subshell, for the command may say `exit` or `exec`.
+# Nothing is run if nobody hears of its beginning: a frozen container gets there when it is thawed, long after the task was given up.
 INSIDE = r"""
 umask 022
 HOME=~{user}; case $HOME in "~"*) HOME=/;; esac
 USER={user} LOGNAME={user} LANG=${{LANG:-C.UTF-8}} PATH=${{PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}}
 export HOME USER LOGNAME LANG PATH
 cd "$HOME" 2>/dev/null || cd /
-echo "$1 begin" >&2
+echo "$1 begin" >&2 || exit
 (eval "$2"){stdin}
 echo "$1 end $?" >&2
 """
@@ -229,6 +230,7 @@ exec su -s /bin/sh -c "$2" "$1" sh "$3" "$4"
 """
 # What runs lxc-attach on the LXC host, with python3. Whoever waits for the end of its output, as ssh and Ansible do, would wait for each process
 # that the command left behind, too: so that output ends here, when the command does. A command that does not begin in time is given up.
+# The session is a new one: else `kill 0` in the container would reach us, and its /dev/tty would be the terminal that Ansible was started from.
 RELAY = r"""
 import os, select, sys, time
 token, seconds, command = sys.argv[1].encode(), float(sys.argv[2]), sys.argv[3:]
@@ -239,8 +241,8 @@ for number in 1, 2:
     outputs[reader] = number
     writers.append(writer)
     actions.append((os.POSIX_SPAWN_DUP2, writer, number))
-try:
-    child = os.posix_spawnp(command[0], command, os.environ, file_actions=actions)
+try:  # 13 is SIGPIPE; the module signal takes long to load
+    child = os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsid=True, setsigdef=[13])
 except OSError as error:
     sys.exit(f"{command[0]}: {error.strerror}")
 for writer in writers:
@@ -249,26 +251,28 @@ end, poll = os.pidfd_open(child), select.poll()
 for reader in (*outputs, end):
     poll.register(reader, select.POLLIN)
 deadline, begun, ended = time.monotonic() + seconds, False, False
-while not ended:
-    ready = [reader for reader, events in poll.poll(None if begun else max(0, deadline - time.monotonic()) * 1000)]
-    if not ready:
-        os.kill(child, 9)
-        sys.exit(f"{command[0]} did not begin the command within {seconds:g} seconds")
-    ended = end in ready
-    for reader in list(outputs) if ended else [reader for reader in ready if reader != end]:
-        try:
-            chunk = os.read(reader, 1 << 20)
-        except BlockingIOError:
-            continue
-        if not chunk:
-            poll.unregister(reader)
-            del outputs[reader]
-            continue
-        if not begun and outputs[reader] == 2:
-            said += chunk
-            begun = token in said
-        while chunk:
-            chunk = chunk[os.write(outputs[reader], chunk):]
+try:
+    while not ended:
+        ready = [reader for reader, events in poll.poll(None if begun else max(0, deadline - time.monotonic()) * 1000)]
+        if not ready:
+            sys.exit(f"{command[0]} did not begin the command within {seconds:g} seconds")
+        ended = end in ready
+        for reader in list(outputs) if ended else [reader for reader in ready if reader != end]:
+            try:
+                chunk = os.read(reader, 1 << 20)
+            except BlockingIOError:
+                continue
+            if not chunk:
+                poll.unregister(reader)
+                del outputs[reader]
+            if not begun and outputs.get(reader) == 2:
+                said += chunk
+                begun = token in said
+            while chunk:
+                chunk = chunk[os.write(outputs[reader], chunk):]
+finally:
+    if not ended:
+        os.killpg(child, 9)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
 """
 
@@ -288,9 +292,10 @@ class Connection(ConnectionBase):
         """What Ansible gives to set_options. All that it knows is seen here, and here only: the LXC host's own variables, too."""
         resolved = super()._resolve_option_variables(variables, templar)
         self.set_options(var_options=resolved)
-        name, known = self.get_option("lxc_host"), variables.get("hostvars") or {}
-        if name != "localhost" and name in known:
-            self._variables = self._of_host = known[name]
+        name = self.get_option("lxc_host")
+        # Not asked of hostvars, which makes a localhost of 127.0.0.1 that nobody has put into the inventory.
+        if name != "localhost" and name in variables.get("groups", {}).get("all", ()):
+            self._variables = self._of_host = variables["hostvars"][name]
         else:
             names = C.config.get_plugin_vars("connection", connection_loader.get("ansible.builtin.ssh", class_only=True)._load_name)
             self._variables, self._of_host = {variable: templar.template(variables[variable]) for variable in names if variable in variables}, {}
@@ -423,7 +428,7 @@ class Connection(ConnectionBase):
     def _on_host(self, argv, token="", in_data=None, become=None):
         """Run a program on the LXC host, as root if that was asked for. ``become`` is a plugin that asks for a password on the way."""
         python = sys.executable if self._host.transport == "local" else "python3"
-        command = shlex.join([python, "-c", RELAY, token, str(self.get_option("attach_timeout")), *argv])
+        command = shlex.join([python, "-IS", "-c", RELAY, token, str(self.get_option("attach_timeout")), *argv])
         if self._host_become:
             command = self._host_become.build_become_command(command, self._host._shell)
             if self._host_become.expect_prompt():
@@ -453,11 +458,11 @@ class Connection(ConnectionBase):
         if b"doesn't exist" in out + error:
             why = "there is no such container: see ansible_lxc_attach_container, ansible_lxc_attach_lxcpath and ansible_lxc_attach_host"
         elif state == "STOPPED":
-            why = f"it stopped while a command ran in it: {said}" if begun else f"it is not running: lxc-start {which}"
+            why = "it stopped while a command ran in it" if begun else f"it is not running: lxc-start {which}"
         elif state == "FROZEN":
             why = f"it is frozen: lxc-unfreeze {which}"
         elif begun:
-            why = f"the command was cut off: {said}"
+            why = f"its shell was killed while a command ran in it: {said}".rstrip(": ")
         else:
             why = f"it cannot be entered: {said}"
         return AnsibleConnectionFailure(f"{container}: {why}")
