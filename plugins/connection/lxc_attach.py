@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: lxc_attach
 short_description: Run tasks in an LXC container, on this machine or through its LXC host
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Runs commands in a running LXC container with C(lxc-attach), and moves files through its standard input and output. The
     container needs neither an SSH server nor an address; busybox is enough for M(ansible.builtin.raw), Python for modules.
@@ -244,7 +244,7 @@ for number in 1, 2:
 try:  # 13 is SIGPIPE; the module signal takes long to load
     child = os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsid=True, setsigdef=[13])
 except OSError as error:
-    sys.exit(f"{command[0]}: {error.strerror}")
+    raise SystemExit(f"{command[0]}: {error.strerror}")
 for writer in writers:
     os.close(writer)
 end, poll = os.pidfd_open(child), select.poll()
@@ -255,7 +255,7 @@ try:
     while not ended:
         ready = [reader for reader, events in poll.poll(None if begun else max(0, deadline - time.monotonic()) * 1000)]
         if not ready:
-            sys.exit(f"{command[0]} did not begin the command within {seconds:g} seconds")
+            raise SystemExit(f"{command[0]} did not begin the command within {seconds:g} seconds")
         ended = end in ready
         for reader in list(outputs) if ended else [reader for reader in ready if reader != end]:
             try:
@@ -273,7 +273,7 @@ try:
 finally:
     if not ended:
         os.killpg(child, 9)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
 """
 
 

@@ -287,7 +287,7 @@ def test_a_transfer_that_falls_short_is_an_error(way, tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "_in_container", lambda command, piece: once(command, piece[:-1]))
     with pytest.raises(AnsibleError, match=f"/root/file: {PIECE + 999} of {PIECE + 1000} bytes arrived"):
         connection.put_file(str(local), "/root/file")
-    monkeypatch.setattr(connection, "_in_container", lambda command: [once(command), once(f": > /root/file")][0])
+    monkeypatch.setattr(connection, "_in_container", lambda command: [once(command), once(": > /root/file")][0])
     with pytest.raises(AnsibleError, match=f"/root/file: it ended at {PIECE} of {PIECE + 999} bytes"):
         connection.fetch_file("/root/file", str(local))
 
@@ -453,17 +453,21 @@ TASKS = """
 """
 
 
-def play(way, directory, hosts, tasks, others=None, **settings):
+def play(way, directory, hosts, tasks, others=None):
+    """What a playbook says, or one play of these tasks on the hosts."""
+    tasks = yaml.safe_load(tasks)
+    plays = tasks if "hosts" in tasks[0] else [{"hosts": ":".join(hosts), "gather_facts": False, "tasks": tasks}]
     playbook = directory / "play.yml"
-    playbook.write_text(tasks if tasks.startswith("- hosts") else yaml.safe_dump([{"hosts": ":".join(hosts), "gather_facts": False, "tasks": yaml.safe_load(tasks)}]))
-    return run("ansible-playbook", "-i", way.inventory(directory, hosts, **(others or {})), playbook, **settings)
+    playbook.write_text(yaml.safe_dump(plays, sort_keys=False))
+    return run("ansible-playbook", "-i", way.inventory(directory, hosts, **(others or {})), playbook)
 
 
 @pytest.mark.parametrize("pipelining", [False, True])
 def test_a_play_goes_as_over_any_other_connection(way, tmp_path, pipelining):
     name = f"plain-{uuid.uuid4().hex[:4]}"
     (tmp_path / "files.j2").write_text("{{ ansible_connection }} {{ ansible_lxc_attach_container }}\n")
-    hosts = {name: {"ansible_lxc_attach_container": "full", "ansible_pipelining": pipelining, "local": str(tmp_path / "files"), "odd": "汉语-['foo bar'].txt"}}
+    variables = {"ansible_lxc_attach_container": "full", "ansible_pipelining": pipelining, "odd": "汉语-['foo bar'].txt"}
+    hosts = {name: {**variables, "local": str(tmp_path / "files")}}
     said = play(way, tmp_path, hosts, TASKS)
     assert "failed=0" in said and "unreachable=0" in said
     assert Path(way.fleet.path("full", "rootfs/root/made")).read_text() == "fleet.lxc.lxc_attach full\n"
@@ -505,7 +509,7 @@ ADDED = """
 
 def test_a_container_is_reached_as_its_lxc_host_is(way, tmp_path):
     host = {"path": way.fleet.lxcpath, **(way.host or {"ansible_connection": "local"})}
-    said = play(way, tmp_path, {}, ADDED.lstrip(), {"lxc-host": host})
+    said = play(way, tmp_path, {}, ADDED, {"lxc-host": host})
     assert "failed=0" in said and "unreachable=0" in said
 
 
