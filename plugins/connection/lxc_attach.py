@@ -100,7 +100,7 @@ options:
         key: timeout
   host_become:
     description:
-      - Become root on the LXC host before entering the container.
+      - Become root on the LXC host before entering the container, if the login there is not root anyway.
       - This leaves the keyword C(become) free for use in the container.
       - Default is C(ansible_become) of the LXC host if the inventory knows that, and otherwise V(false).
     type: bool
@@ -331,7 +331,8 @@ class Connection(ConnectionBase):
 
     def _become_on_host(self):
         wanted = self.get_option("host_become")
-        if not boolean(self._of_host.get("ansible_become", False) if wanted is None else wanted):
+        root = os.geteuid() == 0 if self._host.transport == "local" else self._host.get_option("remote_user") == "root"
+        if root or not boolean(self._of_host.get("ansible_become", False) if wanted is None else wanted):
             return None
         method = self.get_option("host_become_method") or self._of_host.get("ansible_become_method", "sudo")
         become = become_loader.get(method)
