@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from typing import Any, Mapping
 
-from ansible_collections.fleet.lxc.plugins.module_utils import names
+from ansible_collections.fleet.lxc.plugins.module_utils import cgroups, names
 from ansible_collections.fleet.lxc.plugins.module_utils.base_apply import BaseApplier
 from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     ADOPT,
@@ -57,6 +57,8 @@ class BaseCall:
         self.config = {key: [fill(value, self.name, None) for value in values] for key, values in check_options(options["config"] or {}).items()}
         self.storage = wanted_storage(options["storage"])
         self._check_options()
+        if options["state"] != "absent":
+            cgroups.check([self.config])
 
     def _check_options(self) -> None:
         options = self.options
