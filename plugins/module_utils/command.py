@@ -45,7 +45,7 @@ PACKAGES = {
     "lxc-ls": "lxc",
     "lxc-attach": "lxc",
 }
-_KEPT_OUTPUT = 4096
+_KEPT_OUTPUT, _LONGEST_LINE = 4096, 600
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -121,7 +121,7 @@ class Running:
 def one_line(text: str, last: int) -> str:
     """The last lines of a text in one, control characters left out."""
     lines = ["".join(character for character in line if character.isprintable()).strip() for line in text.splitlines()]
-    return " | ".join([line for line in lines if line][-last:])
+    return " | ".join([line for line in lines if line][-last:])[-_LONGEST_LINE:]
 
 
 class Runner:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,10 @@ from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, TIMEOUT, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost
 
+_READ = 65536
+_COLUMNS = re.compile(r"^.* ERROR\s+\S+ - \S+ - ")
+# The container's monitor writes this with each lxc-attach to a container without a seccomp profile.
+_NOISE = 'Unsupported config key "lxc.seccomp"'
 NETWORK, COMMAND = "network", "command"
 
 
@@ -86,20 +91,24 @@ def _said(outcome: readiness.Outcome | None) -> str:
 
 
 def log_of(lxcpath: str, name: str, config: Config | None) -> str:
-    """The last lines of a container's logs: LXC's own of its start, and its console's where the configuration names one."""
+    """The last lines of a container's logs: LXC's own, and its console's where the configuration names one."""
+    log = _tail(f"{lxcpath}/{name}/{START_LOG}").splitlines()
     console = config.get("lxc.console.logfile") if config else None
-    ends = {"its log": _tail(f"{lxcpath}/{name}/{START_LOG}"), "its console": _tail(console) if console else ""}
-    return "; ".join(f"{what} ends with {text}" for what, text in ends.items() if text)
+    ends = {
+        "its log": "\n".join(_COLUMNS.sub("", line) for line in log if _NOISE not in line),
+        "its console": _tail(console) if console else "",
+    }
+    return "; ".join(f"{what} ends with {said}" for what, text in ends.items() if (said := one_line(text, 3)))
 
 
 def _tail(path: str) -> str:
-    """The last lines of a file, which may be a guest's work: a pipe is not waited for, and control characters are left out."""
+    """The end of a file, which may be a guest's work: a pipe is not waited for."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode):
-                return one_line(os.pread(descriptor, 4096, max(0, status.st_size - 4096)).decode("utf-8", "replace"), 3)
+                return os.pread(descriptor, _READ, max(0, status.st_size - _READ)).decode("utf-8", "replace")
         finally:
             os.close(descriptor)
     return ""

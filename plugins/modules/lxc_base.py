@@ -72,7 +72,7 @@ options:
         type: str
   config:
     description:
-      - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone).
+      - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone), checked likewise against the host's cgroups.
       - Left out, the keys that earlier tasks set stay as they are; V({}) gives all of them their old lines back.
     type: dict
   state:
