@@ -210,7 +210,9 @@ class _Commands:
             command = self.under_way[name][0]
             self._drop(name, command)
             command.kill()
-            before = Outcome(state, tries=before.tries + 1, said=command.said)
+            # One that was cut off without a word tells less than the try before it.
+            if command.said or not before.tries:
+                before = Outcome(state, tries=before.tries + 1, said=command.said)
         self.outcomes[name] = replace(before, state=state)
 
     def _drop(self, name: str, command: Running) -> None:
