@@ -10,11 +10,10 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from typing import Any, Mapping
 
-from ansible_collections.fleet.lxc.plugins.module_utils import names, readiness
+from ansible_collections.fleet.lxc.plugins.module_utils import cgroups, names, readiness
 from ansible_collections.fleet.lxc.plugins.module_utils.base_apply import BaseApplier
 from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     ADOPT,
@@ -34,12 +33,13 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
 from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, COMPLETE, RUNNING, STOPPED, UNFINISHED, Container, Provenance
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, MISSING, TIMEOUT, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, MISSING, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock, settled
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, check_storage
-from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_LEAST, check_numbers, wanted_storage
+from ansible_collections.fleet.lxc.plugins.module_utils.waiting import Wait, await_ready, log_of
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_LEAST, check_numbers, check_wait, wanted_storage
 
 _MAKERS = ("template", "rootfs_archive", "adopt")
 
@@ -59,6 +59,8 @@ class BaseCall:
         self.config = {key: [fill(value, self.name, None) for value in values] for key, values in check_options(options["config"] or {}).items()}
         self.storage = wanted_storage(options["storage"])
         self._check_options()
+        if options["state"] != "absent":
+            cgroups.check([self.config])
 
     def _check_options(self) -> None:
         options = self.options
@@ -69,6 +71,7 @@ class BaseCall:
             raise FleetError("template_options need a template", container=self.name, kind=INVALID)
         check_storage(self.registry.drivers[options["backing_store"]], self.storage)
         check_numbers(options, BASE_LEAST)
+        check_wait(options)
         archive = options["rootfs_archive"]
         if archive and not os.path.isfile(archive):
             raise FleetError(f"rootfs_archive {archive} is not a file on this host", container=self.name, mend="Copy it there first.", kind=MISSING)
@@ -111,17 +114,11 @@ class BaseCall:
         :raises FleetError: FAILED or TIMEOUT.
         """
         if not found.pid:
-            raise FleetError("stopped again right after its start", container=self.name, why=self.host.log(self.name), kind=FAILED)
-        if self.options["wait_for"] == "network":
-            outcome = readiness.await_network({self.name: found.pid}, time.monotonic() + self.options["wait_timeout"])[self.name]
-            if outcome.state != readiness.READY:
-                raise FleetError(
-                    "stopped while it was awaited" if outcome.state == readiness.DIED else f"runs, but had no address within {self.options['wait_timeout']} s",
-                    container=self.name,
-                    why=self.host.log(self.name),
-                    mend="Look at its DHCP client and at the bridge (role fleet.lxc.host), or raise wait_timeout.",
-                    kind=FAILED if outcome.state == readiness.DIED else TIMEOUT,
-                )
+            why = log_of(self.host.lxcpath, self.name, found.config)
+            raise FleetError("stopped again right after its start", container=self.name, why=why, kind=FAILED)
+        wait = Wait(self.options["wait_for"], self.options["wait_command"], self.options["wait_timeout"])
+        for failure in await_ready(self.host, wait, {self.name: found.pid}, {self.name: found.config}).values():
+            raise failure
         return readiness.addresses(found.pid)
 
     def _try_configuration(self, plan: BasePlan) -> None:

@@ -333,14 +333,6 @@ class LxcHost:
             why = "it is a sealed base" if os.path.exists(guard) else _errors_of(log) or result.said
             raise FleetError("did not start", container=name, why=why, mend=f"See {log}, or run lxc-start -F -n {name} -P {self.lxcpath}.", kind=FAILED)
 
-    def log(self, name: str) -> str:
-        """The last lines that LXC logged of a container's start."""
-        try:
-            with open(f"{self.lxcpath}/{name}/{START_LOG}", encoding="utf-8", errors="replace") as file:
-                return " | ".join(line.strip() for line in file.readlines()[-3:])
-        except OSError:
-            return ""
-
     def _end(self, name: str) -> None:
         """End a start that takes too long: lxc-start has daemonised by then, and one that hangs in a hook does not heed lxc-stop."""
         with contextlib.suppress(FleetError):

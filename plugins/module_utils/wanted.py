@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping
 
-from ansible_collections.fleet.lxc.plugins.module_utils import names
+from ansible_collections.fleet.lxc.plugins.module_utils import addresses, names
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.identity import Identity
 from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
-from ansible_collections.fleet.lxc.plugins.module_utils.plan import WantedClone
+from ansible_collections.fleet.lxc.plugins.module_utils.merge import Addressing, WantedClone, by_hand_of
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Storage
 
 STORES = ["dir", "overlay", "btrfs", "loop", "lvm", "zfs"]
@@ -72,7 +72,10 @@ CLONE_ARGUMENTS: dict[str, Any] = {
             "groups": {"type": "list", "elements": "str"},
         },
     },
-    "wait_for": {"type": "str", "choices": ["none", "running", "network"], "default": "running"},
+    "ipv4": {"type": "str"},
+    "ipv4_gateway": {"type": "str"},
+    "wait_for": {"type": "list", "elements": "str", "choices": ["none", "running", "network", "command"], "default": ["running"]},
+    "wait_command": {"type": "str"},
     "wait_timeout": {"type": "int", "default": 60},
     "workers": {"type": "int"},
     "on_error": {"type": "str", "choices": ["stop", "continue"], "default": "stop"},
@@ -95,7 +98,8 @@ BASE_ARGUMENTS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "started", "sealed", "unsealed", "absent"], "default": "present"},
     "version": {"type": "str"},
     "scrub": {"type": "bool", "default": True},
-    "wait_for": {"type": "str", "choices": ["running", "network"], "default": "running"},
+    "wait_for": {"type": "list", "elements": "str", "choices": ["running", "network", "command"], "default": ["running"]},
+    "wait_command": {"type": "str"},
     "wait_timeout": {"type": "int", "default": 60},
     "stop": {"type": "bool", "default": False},
     "dpkg_unsafe_io": {"type": "bool"},
@@ -113,6 +117,15 @@ def check_numbers(options: Mapping[str, Any], least: Mapping[str, int]) -> None:
     for option, limit in least.items():
         if options[option] is not None and options[option] < limit:
             raise FleetError(f"{option} must be {limit} or more, not {options[option]}", kind=INVALID)
+
+
+def check_wait(options: Mapping[str, Any]) -> None:
+    """:raises FleetError: INVALID for options of waiting that do not go together."""
+    if "none" in options["wait_for"] and len(options["wait_for"]) > 1:
+        raise FleetError("wait_for: none stands alone", kind=INVALID)
+    if bool(options["wait_command"]) != ("command" in options["wait_for"]):
+        given, missing = ("wait_command", "wait_for: command") if options["wait_command"] else ("wait_for: command", "wait_command")
+        raise FleetError(f"{given} stands without {missing}", mend="Set both, or neither.", kind=INVALID)
 
 
 def parse_size(option: str, text: str | None) -> int | None:
@@ -165,6 +178,7 @@ def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:
         raise FleetError(
             "foreign: true removes one container that is named literally", mend="Use it with state: absent and one name without a range.", kind=INVALID
         )
+    check_wait(options)
     common = None if options["config"] is None else check_options(options["config"])
     autostart = _autostart(options["autostart"])
     seed = _checked_seed(options["cloud_init"], "cloud_init")
@@ -175,6 +189,18 @@ def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:
         config = _merged(common, own.get("config"))
         clones.append(WantedClone(name, _filled(config, name), _filled(autostart, name), own.get("cloud_init", seed)))
     return tuple(clones)
+
+
+def wanted_ipv4(options: Mapping[str, Any], clones: tuple[WantedClone, ...]) -> Addressing | None:
+    """The options ipv4 and ipv4_gateway.
+
+    :raises FleetError: INVALID.
+    """
+    pool = addresses.parse(options["ipv4"] or "", options["ipv4_gateway"])
+    wanting = sum(not by_hand_of(clone) for clone in clones)
+    if pool and options["state"] != "absent" and len(pool) < wanting:
+        raise FleetError(f"ipv4 {pool} has {len(pool)} addresses for {wanting} clones", mend="Widen the range.", kind=INVALID)
+    return None if options["ipv4"] is None else Addressing(pool)
 
 
 def _merged(common: dict[str, list[str]] | None, override: dict[str, list[str]] | None) -> dict[str, list[str]] | None:

@@ -72,7 +72,7 @@ options:
         type: str
   config:
     description:
-      - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone).
+      - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone), checked likewise against the host's cgroups.
       - Left out, the keys that earlier tasks set stay as they are; V({}) gives all of them their old lines back.
     type: dict
   state:
@@ -100,10 +100,15 @@ options:
     default: true
   wait_for:
     description:
-      - What O(state=started) waits for, V(network) being an IPv4 or global IPv6 address.
+      - What O(state=started) waits for, V(network) being an address, and V(command) the success of O(wait_command).
+    type: list
+    elements: str
+    choices: [running, network, command]
+    default: [running]
+  wait_command:
+    description:
+      - A command line for the guest's C(/bin/sh), as in M(fleet.lxc.lxc_clone).
     type: str
-    choices: [running, network]
-    default: running
   wait_timeout:
     description:
       - Seconds to wait at most.
