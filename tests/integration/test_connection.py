@@ -127,6 +127,8 @@ def through_ssh(fleet, directory):
         client.write_text(f"#!/bin/sh\nexec {shlex.join(machine.command('ssh'))} \"$@\"\n")
         client.chmod(0o755)
         host = {"ansible_user": user, "ansible_port": 2222, "ansible_ssh_private_key_file": str(directory / "user"), "ansible_ssh_executable": str(client)}
+        # The client's masters are killed at the end, and leave their sockets there.
+        host["ansible_control_path_dir"] = str(directory / "cp")
         host["ansible_ssh_common_args"] = f"-o UserKnownHostsFile={known}"
         variables = {**host, "ansible_lxc_attach_host": "127.0.0.1", "ansible_lxc_attach_host_become": True, "ansible_lxc_attach_lxcpath": fleet.lxcpath}
         yield Way(fleet, variables, {**host, "ansible_host": "127.0.0.1"}, tuple(machine.command()))
@@ -247,11 +249,13 @@ def test_files_of_all_names_go_there_and_back(way, connection, tmp_path, name):
 
 
 def test_a_large_file_takes_little_memory(way, tmp_path):
-    size, connection = 100 << 20, way.connection("full")
+    connection = way.connection("full")
     there, back = tmp_path / "there", tmp_path / "back"
     with open(there, "wb") as file:
-        for _piece in range(100):
-            file.write(random.randbytes(1 << 20))
+        # Compressed on the way by ssh, which takes longest with what it cannot compress.
+        for number in range(100):
+            file.write(b"%d\n" % number * (1 << 20))
+    assert there.stat().st_size > 100 << 20
     tracemalloc.start()
     try:
         connection.put_file(str(there), "/root/large")
@@ -260,7 +264,6 @@ def test_a_large_file_takes_little_memory(way, tmp_path):
     finally:
         tracemalloc.stop()
         connection.exec_command("rm /root/large")
-    assert back.stat().st_size == size
     sh(["cmp", str(there), str(back)])
 
 
