@@ -108,7 +108,7 @@ def this_machine(fleet, _directory):
 
 @contextlib.contextmanager
 def through_ssh(fleet, directory):
-    """An ssh server in a network of its own, where a user may log in who may do all by sudo, without a password as root and with one as admin."""
+    """An ssh server in a network of its own, with an unprivileged user who may become root by sudo without a password."""
     machine, user = Machine(directory), f"fl{uuid.uuid4().hex[:8]}"
     server = None
     try:
