@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Running
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 
 _NOT_REACHABLE = ("127.", "169.254.")  # loopback, link-local
 READY, DIED, TIMED_OUT = "ready", "died", "timeout"
@@ -183,7 +184,11 @@ class _Commands:
         while self.turn and len(new) < _AT_ONCE and len(self.under_way) < _AT_MOST:
             name = self.turn.popleft()
             if name in self.open:
-                command = self.start(name)
+                try:
+                    command = self.start(name)
+                except (FleetError, OSError) as error:  # out of processes or descriptors, say
+                    self._failed(name, Outcome(TIMED_OUT, tries=self.outcomes[name].tries + 1, said=str(error)))
+                    continue
                 self.under_way[name] = command, now
                 self._watch(command.output, name)
                 self._watch(command.end, name)
@@ -195,12 +200,16 @@ class _Commands:
         self._drop(name, command)
         rc = command.finish()
         tries = self.outcomes[name].tries + 1
-        self.outcomes[name] = Outcome(READY if rc == 0 else TIMED_OUT, tries=tries, rc=rc, said=command.said)
-        if rc == 0:
-            self.open.discard(name)
+        if rc:
+            self._failed(name, Outcome(TIMED_OUT, tries=tries, rc=rc, said=command.said))
         else:
-            pause = min(_FIRST_PAUSE * _GROWTH**min(tries - 1, 20), _LONGEST_PAUSE)
-            heapq.heappush(self.later, (time.monotonic() + pause, name))
+            self.outcomes[name] = Outcome(READY, tries=tries, rc=rc, said=command.said)
+            self.open.discard(name)
+
+    def _failed(self, name: str, outcome: Outcome) -> None:
+        self.outcomes[name] = outcome
+        pause = min(_FIRST_PAUSE * _GROWTH ** min(outcome.tries - 1, 20), _LONGEST_PAUSE)
+        heapq.heappush(self.later, (time.monotonic() + pause, name))
 
     def _decide(self, name: str, state: str) -> None:
         """What becomes of a container whose command is not awaited any longer."""

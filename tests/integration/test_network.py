@@ -157,7 +157,8 @@ def test_too_few_addresses_and_no_interface_are_refused_before_anything_is_touch
     refused(wired, "web-3: has no network interface", wired.clone, name="web-3", config={"lxc.net.0.type": "empty"}, **options)
     refused(wired, "flags is not up", wired.clone, name="web-3", config={"lxc.net.0.flags": None}, ipv4_gateway=lan.gateway, **options)
     # The others go on where the task says so.
-    result = wired.call(name="web-[1:4]", source="golden", ipv4=f"{lan[10]}-{lan[13]}/{lan.prefix}", on_error="continue", overrides={"web-3": {"config": {"lxc.net.0.type": "empty"}}})
+    without = {"web-3": {"config": {"lxc.net.0.type": "empty"}}}
+    result = wired.call(name="web-[1:4]", source="golden", ipv4=lan.range(10, 13), on_error="continue", overrides=without)
     assert list(result["failures"]) == ["web-3"] and addresses(result)["web-4"] == lan[12]
 
 
@@ -198,3 +199,17 @@ def test_a_limit_of_the_other_cgroup_version_is_refused_and_a_portable_task_is_n
     refused(golden, f"which LXC ignores here.*Write {right}", golden.base, name="other", template="busybox", config={wrong: "64M"})
     golden.clone(**options, state="started", config={right: "64M", wrong: "64M"})
     assert lxc("lxc-cgroup", golden, "web", file).stdout.strip() == str(64 << 20)
+
+
+def test_a_running_container_below_a_path_too_long_for_a_socket_is_found(wired, tmp_path, lan):
+    lxcpath = tmp_path / ("a-long-way-down-" * 6)  # whose command socket liblxc names by a hash
+    lxcpath.mkdir()
+    config = [f"{key} = {value}" for key, value in {**LAN, "lxc.net.0.link": lan.bridge}.items() if value]
+    config += [f"lxc.rootfs.path = dir:{wired.path('golden', 'rootfs')}", "lxc.uts.name = deep", f"lxc.net.0.ipv4.address = {lan[12]}/{lan.prefix}"]
+    (lxcpath / "deep").mkdir()
+    (lxcpath / "deep" / "config").write_text("\n".join(config) + "\n")
+    sh(["lxc-start", "-P", str(lxcpath), "-n", "deep"])
+    try:
+        assert f"{lan[12]} of {lxcpath}/deep" in map(str, Neighbours(wired_host(wired).observe()).addresses())
+    finally:
+        sh(["lxc-stop", "-P", str(lxcpath), "-n", "deep", "-k"])

@@ -100,6 +100,19 @@ def test_a_try_that_is_cut_off_without_a_word_does_not_hide_the_one_before(init,
     assert (outcomes["web"].tries, outcomes["web"].rc, outcomes["web"].said) == (1, 4, "refused")
 
 
+def test_what_cannot_be_started_just_now_is_tried_again(init):
+    tries = []
+
+    def start(name):
+        tries.append(name)
+        if len(tries) < 3:
+            raise OSError(11, "Resource temporarily unavailable")
+        return Runner().start(["true"])
+
+    outcome = readiness.await_commands({"web": init.pid}, start, time.monotonic() + 10)["web"]
+    assert (outcome.state, outcome.tries) == (readiness.READY, 3)
+
+
 def test_nothing_stays_open(init):
     before = len(os.listdir("/proc/self/fd"))
     wait(init, {"fine": "true", "hangs": "sleep 50", "fails": "exit 1", "leaves": "sleep 3 &"}, 0.5)
