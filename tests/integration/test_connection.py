@@ -50,7 +50,11 @@ class Way:
     fleet: Fleet
     variables: dict
     host: dict = field(default_factory=dict)
-    command: tuple = ()
+    machine: Machine | None = None
+
+    @property
+    def command(self):
+        return self.machine.command() if self.machine else []
 
     def sh(self, *argv):
         return sh([*self.command, *argv])
@@ -115,7 +119,7 @@ def through_ssh(fleet, directory):
         machine.sh("ip link set lo up; mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/sshd /run/ssh")
         for key in ("host", "user"):
             sh(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key)])
-        machine.sh(f"cp {directory}/host {directory}/user.pub /run/ssh; useradd --no-create-home --home-dir /run/ssh --shell /bin/sh {user}")
+        machine.sh(f"cp {directory}/host {directory}/user.pub /run/ssh; useradd --create-home --home-dir /run/home --shell /bin/sh {user}")
         machine.sh(f"echo '{user}:{PASSWORD}' | chpasswd; echo '{user} ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/{user}; chmod 440 /etc/sudoers.d/{user}")
         options = {"Port": 2222, "ListenAddress": "127.0.0.1", "HostKey": "/run/ssh/host", "AuthorizedKeysFile": "/run/ssh/user.pub"}
         options |= {"UsePAM": "no", "PidFile": "none", "StrictModes": "no", "Subsystem": "sftp internal-sftp"}
@@ -131,7 +135,7 @@ def through_ssh(fleet, directory):
         host["ansible_control_path_dir"] = str(directory / "cp")
         host["ansible_ssh_common_args"] = f"-o UserKnownHostsFile={known}"
         variables = {**host, "ansible_lxc_attach_host": "127.0.0.1", "ansible_lxc_attach_host_become": True, "ansible_lxc_attach_lxcpath": fleet.lxcpath}
-        yield Way(fleet, variables, {**host, "ansible_host": "127.0.0.1"}, tuple(machine.command()))
+        yield Way(fleet, variables, {**host, "ansible_host": "127.0.0.1"}, machine)
     finally:
         end_all(machine, server)
 

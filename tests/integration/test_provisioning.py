@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import yaml
 from checkout import ROOT, run
 from conftest import NETWORKLESS, Fleet, lxc, sh
 from distribution import debian_with_systemd
+from test_connection import through_ssh
 
 EXAMPLE = ROOT / "docs" / "examples" / "web.yml"
 WEB = [f"web-{number:02}" for number in range(1, 13)]
@@ -102,6 +104,36 @@ def test_twelve_web_servers_of_one_debian_base(lxcpath, bridge):
     again = looked_into(fleet, ["web-05"])["web-05"]
     assert again[3] == seen["web-05"][3] and address_of(fleet, "web-05") == addresses["web-05"]
     assert again[0] != seen["web-05"][0] and again[5] != seen["web-05"][5]
+
+
+@contextlib.contextmanager
+def plugged(way, bridge):
+    """The name of a bridge in the network of another machine, of one piece with ours."""
+    ours, pid = f"fl{uuid.uuid4().hex[:8]}", way.machine.holder.pid
+    sh(f"ip link add {ours} master {bridge} type veth peer name out netns {pid} && ip link set {ours} up")
+    # /sys shows the network of who mounted it.
+    way.machine.sh("mkdir /run/cgroup && mount --rbind /sys/fs/cgroup /run/cgroup && mount -t sysfs sysfs /sys && mount --rbind /run/cgroup /sys/fs/cgroup")
+    way.machine.sh("ip link add br0 type bridge && ip link set out master br0 && ip link set out up && ip link set br0 up")
+    yield "br0"
+
+
+def test_the_same_playbook_through_ssh_and_sudo(lxcpath, bridge, tmp_path):
+    fleet, names = Fleet(lxcpath), WEB[:3]
+    inventory = tmp_path / "inventory.yml"
+    with through_ssh(fleet, tmp_path) as way, plugged(way, bridge) as link:
+        inventory.write_text(json.dumps({"all": {"hosts": {"lxc1": {**way.host, "ansible_python_interpreter": "/usr/bin/python3"}}}}))
+        variables = {**of_debian(lxcpath, link), "lxc_hosts": "lxc1", "fleet_clones": names}
+        try:
+            said, changed = play(EXAMPLE, "-i", inventory, variables=variables)
+            assert "Note that the base is provisioned" in said and set(changed) == {"lxc1", *names}
+            assert fleet.up() == [], "the containers are to run on the other machine"
+            for name in names:
+                assert page_of(way.lxc("info", name, "-i", "-H").split()[0]).startswith(f"{name}, Debian 12")
+            _said, changed = play(EXAMPLE, "-i", inventory, variables=variables)
+            assert set(changed.values()) == {0}
+        finally:
+            for name in way.sh("lxc-ls", "-P", fleet.lxcpath, "-1", "--active").split():
+                way.lxc("stop", name, "-k")
 
 
 RAW = {"fleet_base_name": "golden", "fleet_provision_wait_for": "running", "fleet_provision_gather_facts": False, "fleet_wait_for": "running"}
