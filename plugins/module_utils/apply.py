@@ -25,12 +25,12 @@ from typing import Callable, Iterable
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils.bookkeeping import keep_snapshots, owners_of, pairs, rdepends
-from ansible_collections.fleet.lxc.plugins.module_utils.config import mapped_root
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, mapped_root
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Container, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
-from ansible_collections.fleet.lxc.plugins.module_utils.identity import Identity, is_scrubbed, rename, scrub, write_seed
+from ansible_collections.fleet.lxc.plugins.module_utils.identity import Identity, is_scrubbed, rename, renames, scrub, write_seed
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Creation, Item, Plan
 from ansible_collections.fleet.lxc.plugins.module_utils.records import claim, reconfigure, syncfs, write_file
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import remove_tree
@@ -135,7 +135,7 @@ class Applier:
         driver = self.choice.driver
         # A clone's own configuration may add to what its source has; their includes are the same.
         expanded = self.source.config.expanded()
-        hooked = bool(expanded.get_all("lxc.hook.clone")) or any(item.creation.config.get_all("lxc.hook.clone") for item in items)
+        hooked = bool(self._hooks(expanded)) or any(self._hooks(item.creation.config) for item in items)
         self.owner = mapped_root(expanded)
         layers = self.choice.order.reader.layers(self.choice.order.source)
         if layers is not None:
@@ -231,10 +231,14 @@ class Applier:
             }
             if version == "1":
                 environment.update(LXC_HOOK_TYPE="clone", LXC_HOOK_SECTION="lxc")
-            for value in config.get_all("lxc.hook.clone"):
+            for value in self._hooks(config):
                 arguments = "" if version == "1" else f" '{name}' 'lxc' 'clone'"
                 self.host.runner.run(["sh", "-c", f"exec {value}{arguments}"], env=environment, container=name, daemon=True)
             self._identify(name, creation, [root])
+
+    def _hooks(self, config: Config) -> list[str]:
+        """The clone hooks that are run: not LXC's own that would do over what is done here."""
+        return [hook for hook in config.get_all("lxc.hook.clone") if not (self.settings.identity.hostname and renames(hook))]
 
     def _identify(self, name: str, creation: Creation, layers: list[str]) -> None:
         """Make a clone itself; what cannot be done is told, and is no failure."""

@@ -65,6 +65,9 @@ ExecStart=/usr/bin/ssh-keygen -A
 [Install]
 WantedBy=multi-user.target
 """
+# Where a machine's own name stands: in the lines of its own addresses, and in settings.
+_IN_HOSTS = ("127.", "::1"), r"([ \t])(?:%s)(?=[.\s]|$)"
+_IN_SYSCONFIG = ("HOSTNAME=", "DHCP_HOSTNAME="), r"(=[\"']?)(?:%s)(?=[.\s\"']|$)"
 _SEED = "var/lib/cloud/seed/nocloud"
 
 
@@ -178,34 +181,46 @@ def _makes_host_keys(guest: GuestRoot) -> bool:
 
 
 def rename(guest: GuestRoot, name: str, source: str, warn: Callable[[str], None]) -> bool:
-    """Give a guest its name in /etc/hostname, and in /etc/hosts where the old one stands.
+    """Give a guest its name in /etc/hostname, and in other files where the old one stands.
 
     :param source: the name of the container that it was cloned from.
     """
+    written = False
+    old = {source}
     try:
-        old = (guest.read("etc/hostname", 256) or b"").strip().decode("ascii", "replace")
+        old.add((guest.read("etc/hostname", 256) or b"").strip().decode("ascii", "replace"))
         written = guest.replace("etc/hostname", name.encode() + b"\n") == WRITTEN
-        hosts = guest.read("etc/hosts")
-        renamed = _renamed(hosts, {old, source}, name) if hosts else hosts
-        if renamed != hosts:
-            written = guest.replace("etc/hosts", renamed) == WRITTEN or written
-        return written
     except FleetError as error:
         warn(f"hostname was left as it is: {error}")
-        return False
+    # localhost is nobody's own name.
+    names = "|".join(map(re.escape, sorted(old - {"", "localhost"}, key=len, reverse=True)))
+    try:
+        network = ["etc/sysconfig/network", *_found(guest, ["etc/sysconfig/network-scripts/ifcfg-*"])] if guest.stat("etc/sysconfig") else []
+        for path, (begins, pattern) in {"etc/hosts": _IN_HOSTS, **dict.fromkeys(network, _IN_SYSCONFIG)}.items():
+            text = guest.read(path)
+            renamed = _renamed(text, begins, re.compile(pattern % names), name) if text and names else text
+            if renamed != text:
+                written = guest.replace(path, renamed) == WRITTEN or written
+    except FleetError as error:
+        warn(f"hostname was left as it is in other files: {error}")
+    return written
 
 
-def _renamed(hosts: bytes, old: Collection[str], name: str) -> bytes:
-    """/etc/hosts with a machine's old names, bare or before a domain, replaced where they are its own; all else as it stands."""
-    names = [one for one in old if one and one != "localhost"]
-    if not names:
-        return hosts
-    pattern = re.compile(r"(?<=[ \t])(?:%s)(?=$|[.\s#])" % "|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+def renames(hook: str) -> bool:
+    """Whether a clone hook is LXC's own that sees to what :func:`rename` does.
+
+    It replaces the name where it is only a part of another, and goes through the guest's symlinks into the host's files.
+    """
+    return hook.split(None, 1)[0].endswith("/lxc/hooks/clonehostname")
+
+
+def _renamed(text: bytes, begins: tuple[str, ...], pattern: re.Pattern, name: str) -> bytes:
+    """A file in which a machine's own names, bare or before a domain, are replaced; all else, comments included, as it stands."""
     lines = []
-    for line in hosts.decode("utf-8", "surrogateescape").splitlines(keepends=True):
+    for line in text.decode("utf-8", "surrogateescape").splitlines(keepends=True):
         entry, mark, comment = line.partition("#")
-        own = entry.startswith(("127.", "::1"))
-        lines.append((pattern.sub(name, entry) if own else entry) + mark + comment)
+        own = entry.startswith(begins)
+        lines.append((pattern.sub(lambda match: match.group(1) + name, entry) if own else entry) + mark + comment)
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 

@@ -38,7 +38,7 @@ from machine import Machine
 
 PIECE = lxc_attach.PIECE
 EVERY_BYTE = bytes(range(256))
-NAMES = ["plain", "-dash", "two words", "quo'te \"s\"", "汉语-['foo bar'].txt", "new\nline", "$HOME `id` \\", "not-utf8-\udcff\udc80"]
+NAMES = ["plain", "-dash", "two words", 'quo\'te "s"', "汉语-['foo bar'].txt", "new\nline", "$HOME `id` \\", "not-utf8-\udcff\udc80"]
 PASSWORD = "open sesame"
 HASH = "$6$fleetlxc$FuNIfFilPjfZE6YTvv1Ne2wuezLV/9b7RVgiZwVUyNcY8gs8/zwpDOswDRUFRHR.5TP14uYgcUnfOhBDq/jxz0"
 
@@ -128,7 +128,7 @@ def through_ssh(fleet, directory):
         known = directory / "known_hosts"
         known.write_text(f"[127.0.0.1]:2222 {(directory / 'host.pub').read_text()}")
         client = directory / "ssh"
-        client.write_text(f"#!/bin/sh\nexec {shlex.join(machine.command('ssh'))} \"$@\"\n")
+        client.write_text(f'#!/bin/sh\nexec {shlex.join(machine.command("ssh"))} "$@"\n')
         client.chmod(0o755)
         host = {"ansible_user": user, "ansible_port": 2222, "ansible_ssh_private_key_file": str(directory / "user"), "ansible_ssh_executable": str(client)}
         # The client's masters are killed at the end, and leave their sockets there.

@@ -511,7 +511,8 @@ def test_busybox(base_on, elsewhere, way):
 
 @pytest.mark.parametrize("way", ["dir-copy", "dir-snapshot", "overlay-snapshot", "btrfs-snapshot", "loop-copy"])
 def test_debian(base_on, elsewhere, way):
-    ours = hold_against_each_other(base_on, elsewhere, debian, way, {"blank-lines"} | ({"overlay-root"} if way in OVER_DIR else set()))
+    overlaid = {"overlay-work"} if way in OVERLAY else set()
+    ours = hold_against_each_other(base_on, elsewhere, debian, way, {"blank-lines"} | overlaid | ({"overlay-root"} if way in OVER_DIR else set()))
     assert len(ours.root) > 5000
 
 
@@ -722,6 +723,32 @@ def test_another_umask(by_hand):
     finally:
         os.umask(before)
     assert ours.files["."][1] == 0o770
+
+
+@shown_by_itself("hook-clonehostname")
+def test_lxcs_own_hook_that_replaces_names(fleet, elsewhere):
+    hosts = "127.0.1.1 golden-two golden golden.example.org\n"
+    victim = elsewhere / "hosts"
+    written(fleet, PLAIN + "lxc.include = /usr/share/lxc/config/common.conf\n", elsewhere)
+    own = Path(fleet.path("golden", "rootfs/etc/hosts"))
+    own.write_text(hosts)
+    found = {}
+    for case in ("file", "symlink"):
+        if case == "symlink":
+            victim.write_text(hosts)
+            own.unlink()
+            own.symlink_to(victim)
+        assert lxc_copy(fleet, "golden", "-B", "dir").returncode == 0
+        fleet.clone(source="golden", name=OURS, method="copy")
+        for name in (THEIRS, OURS):
+            path = Path(fleet.path(name, "rootfs/etc/hosts"))
+            found[case, name] = os.readlink(path) if path.is_symlink() else path.read_text()
+            sh(["lxc-destroy", "-P", fleet.lxcpath, "-n", name])
+    assert found["file", THEIRS] == f"127.0.1.1 {THEIRS}-two golden golden.example.org\n"
+    assert found["file", OURS] == f"127.0.1.1 golden-two {OURS} {OURS}.example.org\n"
+    # The host's file was read into the guest.
+    assert found["symlink", THEIRS] == found["file", THEIRS] and found["symlink", OURS] == str(victim)
+    assert victim.read_text() == hosts
 
 
 @shown_by_itself("hook-arguments")

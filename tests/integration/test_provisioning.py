@@ -65,7 +65,9 @@ def of_debian(lxcpath, bridge):
 
 def looked_into(fleet, names):
     """What each clone says of itself, asked of all at once."""
-    asked = {name: subprocess.Popen(["lxc-attach", "-P", fleet.lxcpath, "-n", name, "--", "sh", "-c", FACTS], stdout=subprocess.PIPE, text=True) for name in names}
+    asked = {
+        name: subprocess.Popen(["lxc-attach", "-P", fleet.lxcpath, "-n", name, "--", "sh", "-c", FACTS], stdout=subprocess.PIPE, text=True) for name in names
+    }
     return {name: process.communicate()[0].splitlines() for name, process in asked.items()}
 
 
@@ -100,7 +102,9 @@ def test_twelve_web_servers_of_one_debian_base(lxcpath, bridge):
 
     # Made again, a clone is the same to the DHCP server and a new machine all the same.
     fleet.clone(source="web-base", name="web-05", state="absent", force_stop=True)
-    fleet.clone(source="web-base", name="web-05", state="started", wait_for=["network", "command"], wait_command="systemctl is-system-running --wait", wait_timeout=60)
+    fleet.clone(
+        source="web-base", name="web-05", state="started", wait_for=["network", "command"], wait_command="systemctl is-system-running --wait", wait_timeout=60
+    )
     again = looked_into(fleet, ["web-05"])["web-05"]
     assert again[3] == seen["web-05"][3] and address_of(fleet, "web-05") == addresses["web-05"]
     assert again[0] != seen["web-05"][0] and again[5] != seen["web-05"][5]
@@ -146,7 +150,10 @@ def playbook(directory, tasks=(), roles=(), after=()):
         for part, content in role.items():
             (directory / "roles" / name / part).mkdir(parents=True)
             (directory / "roles" / name / part / "main.yml").write_text(yaml.safe_dump(content))
-    fleet = {"role": "fleet.lxc.fleet", "vars": {"fleet_provision_tasks": "provision.yml", "fleet_provision_roles": list(dict(roles)), "fleet_clones": ["n[1:2]"]}}
+    fleet = {
+        "role": "fleet.lxc.fleet",
+        "vars": {"fleet_provision_tasks": "provision.yml", "fleet_provision_roles": list(dict(roles)), "fleet_clones": ["n[1:2]"]},
+    }
     (directory / "play.yml").write_text(
         yaml.safe_dump(
             [
@@ -167,7 +174,9 @@ def test_a_failure_leaves_the_base_unsealed_and_the_next_run_goes_on(lxcpath, tm
     path = playbook(tmp_path, tasks)
     with pytest.raises(AssertionError) as failed:
         play(path, variables=variables)
-    assert re.search(r'The base golden was not provisioned: the task .*Stumble.* failed.*left running and unsealed, and no clone was made', str(failed.value), re.DOTALL)
+    assert re.search(
+        r"The base golden was not provisioned: the task .*Stumble.* failed.*left running and unsealed, and no clone was made", str(failed.value), re.DOTALL
+    )
     assert fleet.up() == ["golden"] and fleet.names() == ["golden"]
     assert not json.loads(Path(fleet.path("golden", "fleet.lxc.json")).read_text())["sealed"]
 

@@ -179,6 +179,17 @@ def test_a_name_is_given_in_hostname_and_in_its_own_lines_of_hosts(debian):
     assert (debian / "etc/hosts").read_text() == expected
 
 
+def test_a_name_is_given_in_the_settings_of_red_hats_kin(debian):
+    furnish(
+        debian,
+        {"etc/sysconfig/network": "NETWORKING=yes\nHOSTNAME=golden.example.org\n", "etc/sysconfig/network-scripts/ifcfg-eth0": 'DHCP_HOSTNAME="golden"\n'},
+    )
+    with GuestRoot([str(debian)]) as guest:
+        rename(guest, "web-1", "golden", pytest.fail)
+    assert (debian / "etc/sysconfig/network").read_text() == "NETWORKING=yes\nHOSTNAME=web-1.example.org\n"
+    assert (debian / "etc/sysconfig/network-scripts/ifcfg-eth0").read_text() == 'DHCP_HOSTNAME="web-1"\n'
+
+
 def test_localhost_is_nobodys_old_name(debian):
     (debian / "etc/hostname").write_text("localhost\n")
     (debian / "etc/hosts").write_text("127.0.0.1 localhost localhost.localdomain\n")
