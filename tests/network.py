@@ -12,6 +12,7 @@ import json
 import random
 import subprocess
 import uuid
+from pathlib import Path
 
 from checkout import run
 
@@ -20,8 +21,11 @@ NETWORKS = list(ipaddress.ip_network("198.18.0.0/15").subnets(new_prefix=20))
 
 
 @contextlib.contextmanager
-def bridge():
-    """The name of a bridge on which a DHCP server answers; both go at the end."""
+def bridge(outward=False):
+    """The name of a bridge on which a DHCP server answers; both go at the end.
+
+    :param outward: whether what is on it reaches what this machine reaches, and asks the same name servers.
+    """
     name = f"fl{uuid.uuid4().hex[:6]}"
     run("ip", "link", "add", name, "type", "bridge")
     try:
@@ -31,14 +35,33 @@ def bridge():
         dnsmasq = ["dnsmasq", "--conf-file=/dev/null", "--keep-in-foreground", "--pid-file=", "--port=0", "--leasefile-ro"]
         dnsmasq += ["--bind-interfaces", f"--interface={name}", "--except-interface=lo", "--no-ping", "--dhcp-no-override", "--dhcp-authoritative"]
         dnsmasq += [f"--dhcp-range={addresses[1]},{addresses[-1]}", f"--dhcp-lease-max={len(addresses)}"]
-        server = subprocess.Popen(dnsmasq, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
+        with contextlib.ExitStack() as stack:
+            if outward:
+                stack.enter_context(_outward(network))
+                dnsmasq += [f"--dhcp-option=option:dns-server,{','.join(_name_servers())}"]
+            server = subprocess.Popen(dnsmasq, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(server.wait)
+            stack.callback(server.terminate)
             yield name
-        finally:
-            server.terminate()
-            server.wait()
     finally:
         run("ip", "link", "del", name)
+
+
+@contextlib.contextmanager
+def _outward(network):
+    """Let a network out under this machine's address."""
+    rule = ["POSTROUTING", "--source", network, "!", "--destination", network, "--jump", "MASQUERADE"]
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    run("iptables", "--wait", "--table", "nat", "--append", *rule)
+    try:
+        yield
+    finally:
+        run("iptables", "--wait", "--table", "nat", "--delete", *rule)
+
+
+def _name_servers():
+    lines = [line.split() for line in Path("/etc/resolv.conf").read_text().splitlines()]
+    return [words[1] for words in lines if words[:1] == ["nameserver"] and ":" not in words[1]]
 
 
 def _take_a_network(name):

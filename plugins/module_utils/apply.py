@@ -25,11 +25,12 @@ from typing import Callable, Iterable
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils.bookkeeping import keep_snapshots, owners_of, pairs, rdepends
-from ansible_collections.fleet.lxc.plugins.module_utils.config import mapped_root
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, mapped_root
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Container, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
+from ansible_collections.fleet.lxc.plugins.module_utils.identity import Identity, is_scrubbed, rename, renames, scrub, write_seed
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Creation, Item, Plan
 from ansible_collections.fleet.lxc.plugins.module_utils.records import claim, reconfigure, syncfs, write_file
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import remove_tree
@@ -48,6 +49,7 @@ class Settings:
     force_stop: bool = False
     timeout: float = 600
     size: int | None = None  # bytes that a root filesystem grows to
+    identity: Identity = Identity()
 
 
 @dataclass
@@ -57,12 +59,14 @@ class Done:
     steps: dict[str, list[str]] = field(default_factory=dict)
     failures: dict[str, FleetError] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    identity: dict[str, list[str]] = field(default_factory=dict)  # what of each new clone was made its own
 
 
 class Applier:
     def __init__(self, host: LxcHost, settings: Settings, choice: Choice | None = None, source: Container | None = None):
         self.host, self.settings, self.choice, self.source = host, settings, choice, source
         self.owner: tuple[int, int] | None = None
+        self.scrubbed = False
         self.done = Done()
 
     def apply(self, plan: Plan) -> Done:
@@ -135,8 +139,12 @@ class Applier:
         driver = self.choice.driver
         # A clone's own configuration may add to what its source has; their includes are the same.
         expanded = self.source.config.expanded()
-        hooked = bool(expanded.get_all("lxc.hook.clone")) or any(item.creation.config.get_all("lxc.hook.clone") for item in items)
+        hooked = bool(self._hooks(expanded)) or any(self._hooks(item.creation.config) for item in items)
         self.owner = mapped_root(expanded)
+        layers = self.choice.order.reader.layers(self.choice.order.source)
+        if layers is not None:
+            with GuestRoot(layers) as guest:
+                self.scrubbed = is_scrubbed(guest, self.settings.identity.scrubbed)
         claimed = self._each(items, lambda item: claim(f"{self.host.lxcpath}/{item.name}", item.creation.provenance), 1)
         try:
             driver.prepare(self.choice.order, {item.creation.provenance.id: item.creation.rootfs for item in claimed})
@@ -212,7 +220,7 @@ class Applier:
         if hooked or layers is None:
             mounts.in_private_mounts(lambda: self._inside_mount(name, creation, directory, hooked))
         else:
-            self._name_guest(name, layers)
+            self._identify(name, creation, layers)
 
     def _inside_mount(self, name: str, creation: Creation, directory: str, hooked: bool) -> None:
         config = creation.config.expanded() if hooked else creation.config
@@ -227,17 +235,28 @@ class Applier:
             }
             if version == "1":
                 environment.update(LXC_HOOK_TYPE="clone", LXC_HOOK_SECTION="lxc")
-            for value in config.get_all("lxc.hook.clone"):
+            for value in self._hooks(config):
                 arguments = "" if version == "1" else f" '{name}' 'lxc' 'clone'"
                 self.host.runner.run(["sh", "-c", f"exec {value}{arguments}"], env=environment, container=name, daemon=True)
-            self._name_guest(name, [root])
+            self._identify(name, creation, [root])
 
-    def _name_guest(self, name: str, layers: list[str]) -> None:
+    def _hooks(self, config: Config) -> list[str]:
+        """The clone hooks that are run: not LXC's own that would do over what is done here."""
+        return [hook for hook in config.get_all("lxc.hook.clone") if not (self.settings.identity.hostname and renames(hook))]
+
+    def _identify(self, name: str, creation: Creation, layers: list[str]) -> None:
+        """Make a clone itself; what cannot be done is told, and is no failure."""
+        wanted = self.settings.identity
+
+        def warn(text: str) -> None:
+            self.done.warnings.append(f"{name}: {text}")
+
         with GuestRoot(layers) as guest:
-            try:
-                guest.replace("etc/hostname", name.encode() + b"\n")
-            except FleetError as error:
-                self.done.warnings.append(f"{name}: /etc/hostname was left as it is: {error}")
+            done = ["hostname"] if wanted.hostname and rename(guest, name, self.source.name, warn) else []
+            done += [] if self.scrubbed else scrub(guest, wanted.scrubbed, warn)
+            if creation.seed is not None and write_seed(guest, name, creation.provenance.id, creation.seed, warn):
+                done.append("cloud_init_seed")
+        self.done.identity[name] = done
 
     def _count(self, owner: tuple[str, str], removed: list[tuple[str, str]]) -> None:
         # The containers are gone; that LXC counts them still is worth a word and no failure.

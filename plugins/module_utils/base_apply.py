@@ -24,6 +24,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     FORGET,
     REMOVE,
     SEAL,
+    START,
     STOP,
     SWEEP,
     TUNE,
@@ -36,7 +37,8 @@ from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Con
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, STOPPED, Container, Provenance, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
-from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
+from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, names_of
+from ansible_collections.fleet.lxc.plugins.module_utils.identity import ALL, scrub
 from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, claim, complete, now, reconfigure, write_atomically
 from ansible_collections.fleet.lxc.plugins.module_utils.seal import REFUSED, check_unused, fingerprint, guard_script, with_guard
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Storage, StorageDriver
@@ -53,6 +55,7 @@ class BaseApplier:
         self.host, self.name, self.options, self.config, self.storage = host, name, options, config, storage
         self.runner, self.registry = host.runner, host.registry
         self.warnings: list[str] = []
+        self.scrubbed: list[str] = []
 
     def apply(self, plan: BasePlan) -> None:
         applier = Applier(self.host, Settings(workers=2))
@@ -61,6 +64,7 @@ class BaseApplier:
             CREATE: self._create,
             ADOPT: lambda: self._adopt(plan.found),
             STOP: lambda: self._stop(plan.found),
+            START: lambda: self._start(plan.found),
             CONFIGURE: lambda: self._write_config(plan),
             TUNE: lambda: self._tune(plan),
             SEAL: lambda: self._seal(plan),
@@ -69,7 +73,7 @@ class BaseApplier:
             REMOVE: lambda: self._remove(applier, plan),
         }
         # The configuration is written before the seal is set, so that a guard's line is never lost.
-        for step in sorted(plan.steps, key=lambda step: step in (SEAL, UNSEAL)):
+        for step in sorted(plan.steps, key=lambda step: step in (SEAL, UNSEAL, START)):
             doing[step]()
 
     def _create(self) -> None:
@@ -165,6 +169,12 @@ class BaseApplier:
             self.host.unfreeze(self.name)
         self.host.stop(self.name, self.options["stop_timeout"], self.options["force_stop"])
 
+    def _start(self, found: Container | None) -> None:
+        if found and found.state == "frozen":
+            self.host.unfreeze(self.name)
+        else:
+            self.host.start(self.name, self.options["timeout"])
+
     def _write_config(self, plan: BasePlan) -> None:
         found = self.host.read(self.name)
         record = replace(found.provenance, inherited=dict(plan.inherited), config_digest=plan.config.digest())
@@ -181,6 +191,8 @@ class BaseApplier:
         base = self.host.read(self.name)
         driver = self.registry.driver(base.rootfs)
         check_unused(base, driver, "is not sealed")
+        if self.options["scrub"]:
+            self._scrub(base, plan.dependents)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{base.directory}/{REFUSED}")
         write_atomically(f"{base.directory}/{GUARD}", guard_script(base), 0o755)
@@ -189,15 +201,35 @@ class BaseApplier:
             write_atomically(f"{base.directory}/config", str(config))
         generation = uuid.uuid4().hex[:12]
         driver.seal(base.rootfs, generation)
-        record = replace(base.provenance, sealed=True, generation=generation, fingerprint=fingerprint(base, driver), config_digest=config.digest())
+        record = replace(
+            base.provenance,
+            sealed=True,
+            generation=generation,
+            base_version=self.options["version"],
+            fingerprint=fingerprint(base, driver),
+            config_digest=config.digest(),
+        )
         write_atomically(f"{base.directory}/{PROVENANCE}", record.dumps())
+
+    def _scrub(self, base: Container, dependents: tuple[Container, ...]) -> None:
+        """Rid a base of what its clones must not share. Done over, it finds nothing."""
+        if dependents:
+            self.warnings.append(f"{self.name} was not scrubbed: {names_of(dependents)} stand on it")
+            return
+        if base.provenance.sealed:
+            self.registry.driver(base.rootfs).unseal(base.rootfs)
+
+        def warn(text: str) -> None:
+            self.warnings.append(f"{self.name}: {text}")
+
+        self.scrubbed = in_guest(self.host, base, lambda guest: scrub(guest, ALL.scrubbed, warn), writable=True)
 
     def _unseal(self) -> None:
         base = self.host.read(self.name)
         self.registry.driver(base.rootfs).unseal(base.rootfs)
         config = with_guard(base.config, base.directory, False)
         self._without_guard(base, config)
-        record = replace(base.provenance, sealed=False, generation=None, fingerprint=None, config_digest=config.digest())
+        record = replace(base.provenance, sealed=False, generation=None, base_version=None, fingerprint=None, config_digest=config.digest())
         write_atomically(f"{base.directory}/{PROVENANCE}", record.dumps())
 
     @staticmethod

@@ -16,13 +16,14 @@ from typing import Any, Callable, Mapping, Sequence, TypeVar
 from ansible_collections.fleet.lxc.plugins.module_utils import dpkg, mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, with_keys
-from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, FOREIGN, STOPPED, UNFINISHED, Container
+from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, FOREIGN, RUNNING, STOPPED, UNFINISHED, Container
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, names_of
 from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_unused, fingerprint, with_guard
 
 CREATE, ADOPT, SWEEP, STOP, CONFIGURE, TUNE, SEAL, UNSEAL = "create", "adopt", "sweep", "stop", "configure", "tune", "seal", "unseal"
+START = planner.START
 FORGET, REMOVE = "forget", "remove"
 T = TypeVar("T")
 
@@ -106,7 +107,8 @@ class BasePlanner:
                 )
         if options["rootfs_archive"]:
             self.runner.require("tar")
-        return BasePlan((*self._sweep(found), CREATE, *((SEAL,) if options["state"] == "sealed" else ())), found)
+        last = {"sealed": (SEAL,), "started": (START,)}.get(options["state"], ())
+        return BasePlan((*self._sweep(found), CREATE, *last), found)
 
     def _sweep(self, found: Container | None) -> tuple[str, ...]:
         if found is None:
@@ -145,9 +147,10 @@ class BasePlanner:
         config, inherited = self._configured(found, sealed)
         driver = self.registry.driver(found.rootfs, self.name)
         mark = fingerprint(found, driver) if sealed or (state == "sealed" and found.state == STOPPED) else None
-        if state == "sealed" and (not sealed or mark != record.fingerprint):
+        renamed = sealed and options["version"] not in (None, record.base_version)
+        if state == "sealed" and (not sealed or mark != record.fingerprint or renamed):
             if sealed:
-                self._refuse_dependents(dependents, "has changed since it was sealed and is not sealed anew")
+                self._refuse_dependents(dependents, f"{'has another version' if renamed else 'has changed since it was sealed'} and is not sealed anew")
             if found.state != STOPPED:
                 self._must_stop(found, "is not sealed")
                 steps.append(STOP)
@@ -168,7 +171,20 @@ class BasePlanner:
                 steps += [SEAL] if SEAL not in steps else []
             last = [steps.pop()] if steps and steps[-1] in (SEAL, UNSEAL) else []
             steps += [TUNE, *last]
+        if state == "started" and found.state != RUNNING:
+            self._refuse_start(found, sealed, dependents)
+            steps.append(START)
         return BasePlan(tuple(steps), found, config, dependents, inherited)
+
+    def _refuse_start(self, found: Container, sealed: bool, dependents: tuple[Container, ...]) -> None:
+        if sealed:
+            raise FleetError(
+                "is sealed and is not started", container=self.name, mend=f"Unseal it first (lxc_base name={self.name} state=unsealed).", kind=BUSY
+            )
+        standing = [one for one in dependents if not self.registry.driver(one.rootfs).capabilities.source_writable_with_clones]
+        self._refuse_dependents(tuple(standing), "is not started")
+        if found.state == STOPPED:
+            check_unused(found, self.registry.driver(found.rootfs), "is not started")
 
     def _is_to_be_tuned(self, found: Container) -> bool:
         """Whether dpkg_unsafe_io asks for something else than what the guest has."""

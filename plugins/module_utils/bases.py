@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from typing import Any, Mapping
 
-from ansible_collections.fleet.lxc.plugins.module_utils import names
+from ansible_collections.fleet.lxc.plugins.module_utils import cgroups, names, readiness
 from ansible_collections.fleet.lxc.plugins.module_utils.base_apply import BaseApplier
 from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     ADOPT,
@@ -22,6 +22,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
     FORGET,
     REMOVE,
     SEAL,
+    START,
     STOP,
     SWEEP,
     TUNE,
@@ -31,13 +32,14 @@ from ansible_collections.fleet.lxc.plugins.module_utils.base_plan import (
 )
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
-from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, COMPLETE, STOPPED, UNFINISHED, Container, Provenance
+from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, COMPLETE, RUNNING, STOPPED, UNFINISHED, Container, Provenance
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, MISSING, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, default_lxcpath, require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, lxcpath_lock, settled
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry, check_storage
-from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_LEAST, check_numbers, wanted_storage
+from ansible_collections.fleet.lxc.plugins.module_utils.waiting import Wait, await_ready, log_of
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import BASE_LEAST, check_numbers, check_wait, wanted_storage
 
 _MAKERS = ("template", "rootfs_archive", "adopt")
 
@@ -57,6 +59,8 @@ class BaseCall:
         self.config = {key: [fill(value, self.name, None) for value in values] for key, values in check_options(options["config"] or {}).items()}
         self.storage = wanted_storage(options["storage"])
         self._check_options()
+        if options["state"] != "absent":
+            cgroups.check([self.config])
 
     def _check_options(self) -> None:
         options = self.options
@@ -67,6 +71,7 @@ class BaseCall:
             raise FleetError("template_options need a template", container=self.name, kind=INVALID)
         check_storage(self.registry.drivers[options["backing_store"]], self.storage)
         check_numbers(options, BASE_LEAST)
+        check_wait(options)
         archive = options["rootfs_archive"]
         if archive and not os.path.isfile(archive):
             raise FleetError(f"rootfs_archive {archive} is not a file on this host", container=self.name, mend="Copy it there first.", kind=MISSING)
@@ -80,7 +85,7 @@ class BaseCall:
         planner = BasePlanner(self.host, self.name, self.options, self.config)
         locks = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
         plan = planner.plan() if check_mode else settled(planner.plan, locks, self.options["lock_timeout"])
-        warnings = planner.warnings
+        warnings, scrubbed = planner.warnings, []
         self._try_configuration(plan)
         if plan.changed and not check_mode:
             with hold(locks, timeout=self.options["lock_timeout"]) as held, self.runner.keeping(held):
@@ -91,14 +96,30 @@ class BaseCall:
                 except OSError as error:
                     raise FleetError("failed", container=self.name, why=str(error), kind=FAILED) from error
                 warnings += applier.warnings
+                scrubbed = applier.scrubbed
         found = self._foreseen(plan) if check_mode else self.host.read(self.name)
+        ready = self._wait(found) if not check_mode and self.options["state"] == "started" else ([], [])
         return {
             "changed": plan.changed,
             "actions": list(plan.steps),
-            "base": self._record(found, plan),
+            "base": {**self._record(found, plan), "ipv4": ready[0], "ipv6": ready[1]},
+            "scrubbed": scrubbed,
             "diff": self._diff(plan),
             "warnings": list(dict.fromkeys(warnings)),
         }
+
+    def _wait(self, found: Container) -> tuple[list[str], list[str]]:
+        """Wait for a started base as the options say; returns its addresses.
+
+        :raises FleetError: FAILED or TIMEOUT.
+        """
+        if not found.pid:
+            why = log_of(self.host.lxcpath, self.name, found.config)
+            raise FleetError("stopped again right after its start", container=self.name, why=why, kind=FAILED)
+        wait = Wait(self.options["wait_for"], self.options["wait_command"], self.options["wait_timeout"])
+        for failure in await_ready(self.host, wait, {self.name: found.pid}, {self.name: found.config}).values():
+            raise failure
+        return readiness.addresses(found.pid)
 
     def _try_configuration(self, plan: BasePlan) -> None:
         """:raises FleetError: INVALID for keys or values that LXC would not load."""
@@ -122,7 +143,8 @@ class BaseCall:
             record = Provenance("", self.name, self.host.lxcpath, origin, str(found.rootfs), self.options["family"] or self.name)
         if record and (SEAL in steps or UNSEAL in steps):
             record = replace(record, sealed=SEAL in steps, generation=None, fingerprint=None)
-        return replace(found, provenance=record, state=STOPPED if STOP in steps else found.state) if found else None
+        state = STOPPED if STOP in steps else RUNNING if START in steps else found.state if found else ABSENT
+        return replace(found, provenance=record, state=state) if found else None
 
     def _record(self, found: Container | None, plan: BasePlan) -> dict[str, Any]:
         record = found.provenance if found else None
@@ -134,6 +156,7 @@ class BaseCall:
             "sealed": bool(record and record.sealed),
             "family": record.family if record else None,
             "generation": record.generation if record else None,
+            "version": record.base_version if record else None,
             "fingerprint": record.fingerprint if record else None,
             "backing_store": found.rootfs.store if found and found.rootfs else None,
             "rootfs": str(found.rootfs) if found and found.rootfs else None,

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
-from typing import Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, TIMEOUT, FleetError
 
@@ -43,7 +43,9 @@ PACKAGES = {
     "lxc-start": "lxc",
     "lxc-stop": "lxc",
     "lxc-ls": "lxc",
+    "lxc-attach": "lxc",
 }
+_KEPT_OUTPUT, _LONGEST_LINE = 4096, 600
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -59,6 +61,67 @@ class Result:
         """What the command said of its failure, in one line."""
         text = self.stderr.strip() or self.stdout.strip()
         return " | ".join(line.strip() for line in text.splitlines()[-6:]) or f"exit status {self.rc}, without a message"
+
+
+class Running:
+    """A command under way. Two descriptors to poll: ``end`` is readable when it has ended, ``output`` when it has said something."""
+
+    def __init__(self, process: subprocess.Popen):
+        self._process, self._tail, self.end = process, b"", -1
+        self.output = process.stdout.fileno()
+        os.set_blocking(self.output, False)
+        try:
+            self.end = os.pidfd_open(process.pid)
+        except OSError:
+            self.kill()
+            raise
+
+    def read(self) -> bool:
+        """Take what it has said, of which the end is kept; False when nothing more will come."""
+        try:
+            said = os.read(self.output, 65536)
+        except BlockingIOError:
+            return True
+        self._tail = (self._tail + said)[-_KEPT_OUTPUT:]
+        return bool(said)
+
+    @property
+    def said(self) -> str:
+        """The last lines of its output, errors among them, in one."""
+        return one_line(self._tail.decode("utf-8", "replace"), 3)
+
+    def finish(self) -> int:
+        """Its exit status, once it has ended. What a failed one left in its process group is ended, too."""
+        self.read()
+        # What a successful one left may hold the pipe open: that is not waited for.
+        self._close()
+        if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT).si_status:
+            self._kill_group()  # while the number cannot be another's
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End it with all that it started in its process group."""
+        self._kill_group()
+        self.read()
+        self._close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)  # one in a frozen cgroup ends when that thaws
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _close(self) -> None:
+        self._process.stdout.close()
+        if self.end >= 0:
+            os.close(self.end)
+        self.end = -1
+
+
+def one_line(text: str, last: int) -> str:
+    """The last lines of a text in one, control characters left out."""
+    lines = ["".join(character for character in line if character.isprintable()).strip() for line in text.splitlines()]
+    return " | ".join([line for line in lines if line][-last:])[-_LONGEST_LINE:]
 
 
 class Runner:
@@ -109,25 +172,8 @@ class Runner:
         :param daemon: it leaves a process behind, which must not keep our locks.
         :raises FleetError: FAILED or TIMEOUT.
         """
-        # LVM tells of each descriptor that it inherits, and locks are such.
-        environment = dict(os.environ, LC_ALL="C.UTF-8", LVM_SUPPRESS_FD_WARNINGS="1", PATH=os.environ.get("PATH", "") + ":" + SYSTEM_PATH)
-        environment.update(env or {})
         limit = self.timeout if timeout is None else timeout
-        try:
-            process = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                start_new_session=True,
-                pass_fds=() if daemon else self._kept,
-                text=True,
-                errors="surrogateescape",
-            )
-        except OSError as error:
-            self.require(argv[0])
-            raise FleetError(f"cannot run {argv[0]}", container=container, why=str(error), kind=FAILED) from error
+        process = self._popen(argv, env or {}, container, stderr=subprocess.PIPE, pass_fds=() if daemon else self._kept, text=True, errors="surrogateescape")
         try:
             stdout, stderr = process.communicate(timeout=limit)
         except BaseException as error:
@@ -146,3 +192,20 @@ class Runner:
         if check and result.rc != 0:
             raise FleetError(f"{' '.join(argv[:8])} failed", container=container, why=result.said, kind=FAILED)
         return result
+
+    def start(self, argv: Sequence[str], *, container: str | None = None) -> Running:
+        """Begin a command whose end and output the caller polls for, as one of many. It holds none of our locks.
+
+        :raises FleetError: FAILED.
+        """
+        return Running(self._popen(argv, {}, container, stderr=subprocess.STDOUT))
+
+    def _popen(self, argv: Sequence[str], env: Mapping[str, str], container: str | None, **more: Any) -> subprocess.Popen:
+        # LVM tells of each descriptor that it inherits, and locks are such.
+        environment = dict(os.environ, LC_ALL="C.UTF-8", LVM_SUPPRESS_FD_WARNINGS="1", PATH=os.environ.get("PATH", "") + ":" + SYSTEM_PATH)
+        environment.update(env)
+        try:
+            return subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment, start_new_session=True, **more)
+        except OSError as error:
+            self.require(argv[0])
+            raise FleetError(f"cannot run {argv[0]}", container=container, why=str(error), kind=FAILED) from error

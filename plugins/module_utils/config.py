@@ -21,6 +21,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN, Fl
 from ansible_collections.fleet.lxc.plugins.module_utils.keys import GUARD, renamed
 
 _MAC = re.compile(r"[0-9A-Fa-fxX]{2}(:[0-9A-Fa-fxX]{2}){5}")
+_INTERFACE = re.compile(r"lxc\.net\.(\d+)\.(type|hwaddr)")
 _HWADDR = re.compile(r"lxc\.net\.\d+\.hwaddr|lxc\.network\.hwaddr")
 # LXC does not load a configuration in which these stand without a value; the last of several lines holds.
 _NEVER_EMPTY = ("lxc.arch", "lxc.mount.fstab")
@@ -252,7 +253,7 @@ def derive(
     name: str,
     clone_dir: str,
     rootfs: str,
-    new_mac: Callable[[], str],
+    mac: Callable[[str, int, str | None], str | None],
     expanded: Config | None = None,
 ) -> tuple[Config, dict[str, str]]:
     """A clone's configuration, as liblxc makes it.
@@ -260,7 +261,7 @@ def derive(
     New uts.name, rootfs path and MAC addresses; hooks under the source's directory and the fstab move along; everything
     else stays. The guard of a sealed base is left behind.
 
-    :param new_mac: gives an unused MAC address at each call.
+    :param mac: gives the MAC address of (name, number of the interface, address that the source has for it).
     :param expanded: the source's configuration with its includes, which may name an fstab too.
     :returns: the configuration, and the files to copy along: {path in the source: path in the clone}.
     :raises FleetError: BROKEN for an fstab that is no absolute path.
@@ -292,15 +293,38 @@ def derive(
                 value = value.replace(option + prefix, option + clone_dir + "/")
             return value
         if _HWADDR.fullmatch(key) and _MAC.fullmatch(value):
-            return new_mac()
+            return mac(name, _index(key), value)
         return value
 
     config.map_values(change)
+    for index in _without_hwaddr(effective):
+        address = mac(name, index, None)
+        if address:
+            config.lines.append(f"lxc.net.{index}.hwaddr = {address}")
     config.lines += [f"lxc.rootfs.path = {rootfs}", f"lxc.uts.name = {name}"]
     if fstab:
         files[fstab] = f"{clone_dir}/{os.path.basename(fstab)}"
         config.lines.append(f"lxc.mount.fstab = {files[fstab]}")
     return config, files
+
+
+def _index(key: str) -> int:
+    return int(next(filter(str.isdigit, key.split(".")), 0))
+
+
+def _without_hwaddr(config: Config) -> list[int]:
+    """The interfaces with a MAC address of their own that a configuration leaves to chance."""
+    types: dict[int, str] = {}
+    given = set()
+    for key, value in config.items():
+        match = _INTERFACE.fullmatch(key)
+        if match and match.group(2) == "type":
+            types[int(match.group(1))] = value
+        elif match and value:
+            given.add(int(match.group(1)))
+        elif key == "lxc.net" and not value:
+            types.clear()
+    return sorted(index for index, kind in types.items() if kind in ("veth", "macvlan") and index not in given)
 
 
 def mapped_root(config: Config) -> tuple[int, int] | None:

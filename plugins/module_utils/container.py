@@ -67,9 +67,11 @@ class Provenance:
     sealed: bool = False
     fingerprint: str | None = None
     config_digest: str | None = None
+    base_version: str | None = None  # what the operator calls the content that was sealed
     # Keys that the task set, with the lines that the key had before: a key dropped from the task gets those back.
     inherited: dict[str, list[str]] = field(default_factory=dict)
-    autostart: list[str] = field(default_factory=list)  # those of them that the option autostart set
+    by_option: dict[str, list[str]] = field(default_factory=dict)  # those of them that another option than config set
+    assigned: str | None = None  # the address that the option ipv4 gave it, with its prefix length
     outdated: str | None = None  # the life (LxcHost.life) in which it runs with an older configuration than the file's
     version: str = ""
     time: str = ""
@@ -87,10 +89,11 @@ class Provenance:
             if not isinstance(data, dict) or data.get("format") != FORMAT:
                 return None
             record = cls(**{key: value for key, value in data.items() if key in known})
-            texts = (record.id, record.name, record.lxcpath, record.origin, record.rootfs, record.family)
-            return (
-                record if all(isinstance(text, str) for text in texts) and isinstance(record.inherited, dict) and isinstance(record.autostart, list) else None
-            )
+            texts = (record.id, record.name, record.lxcpath, record.origin, record.rootfs, record.family, record.assigned or "")
+            dicts = (record.inherited, record.by_option)
+            lists = [keys for one in dicts if isinstance(one, dict) for keys in one.values()]
+            known = all(isinstance(text, str) for text in texts) and all(isinstance(one, dict) for one in dicts)
+            return record if known and all(isinstance(keys, list) for keys in lists) else None
         except (ValueError, TypeError):
             return None
 

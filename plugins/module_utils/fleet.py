@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 import re
-import time
 import uuid
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Iterable, Mapping, Sequence
 
-from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils import cgroups, mounts
 from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils import readiness
 from ansible_collections.fleet.lxc.plugins.module_utils.apply import Applier, Done, Settings
@@ -27,16 +25,19 @@ from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, hwaddrs
 from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, FOREIGN, RUNNING, STOPPED, UNFINISHED, Container, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.diff import render
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, TIMEOUT, FleetError
-from ansible_collections.fleet.lxc.plugins.module_utils.host import START_LOG, LxcHost, Observed, default_lxcpath, require_root
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, Observed, default_lxcpath, require_root
+from ansible_collections.fleet.lxc.plugins.module_utils.identity import MacAddresses
 from ansible_collections.fleet.lxc.plugins.module_utils.locks import base_lock, hold, hold_if_free, lxcpath_lock, settled
 from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
+from ansible_collections.fleet.lxc.plugins.module_utils.neighbours import Neighbours
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
 from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, now
 from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source, check_unchanged, check_unused
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry, Request
-from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones, wanted_storage
+from ansible_collections.fleet.lxc.plugins.module_utils.waiting import Wait, await_ready, log_of
+from ansible_collections.fleet.lxc.plugins.module_utils.wanted import wanted_clones, wanted_identity, wanted_ipv4, wanted_storage
 
 _NUMBERS = re.compile(r"[\d.]+")
 _PAST = {"create": "created", "start": "started", "stop": "stopped", "remove": "removed"}
@@ -60,6 +61,7 @@ class CloneCall:
         require_root()
         self.options = dict(options)
         self.storage = wanted_storage(options["storage"])
+        self.identity = wanted_identity(options["identity"])
         self.runner = Runner(options["timeout"])
         self.runner.require("lxc-start")
         self.registry = Registry(self.runner)
@@ -68,6 +70,9 @@ class CloneCall:
         elsewhere = self.options["source_lxcpath"]
         self.source_host = self.host if not elsewhere or elsewhere == own else LxcHost(elsewhere, self.runner, self.registry)
         self.clones: tuple[WantedClone, ...] = wanted_clones(self.options)
+        self.ipv4 = wanted_ipv4(self.options, self.clones)
+        if self.options["state"] != "absent":
+            cgroups.check((clone.config for clone in self.clones), "config")
 
     def run(self, check_mode: bool) -> dict[str, Any]:
         """Do what the options ask; in check mode say what would be done.
@@ -117,6 +122,7 @@ class CloneCall:
             force_stop=self.options["force_stop"],
             timeout=self.options["timeout"],
             size=self.storage.size,
+            identity=self.identity,
         )
 
     def _look(self) -> Seen:
@@ -142,7 +148,7 @@ class CloneCall:
                     method=choice.order.method,
                     place=functools.partial(choice.driver.place, choice.order),
                     new_id=lambda: uuid.uuid4().hex,
-                    new_mac=_MacAddresses(observed),
+                    mac=MacAddresses(self.identity.hwaddr, self.host.lxcpath, lambda: self._neighbours(observed).macs()),
                     time=now(),
                     version=VERSION,
                     expanded=self.source_host.expanded(source),
@@ -162,11 +168,16 @@ class CloneCall:
             backing_store=self.options["backing_store"],
             goes_on=self.options["on_error"] == "continue",
             includes=self.host.includes,
+            ipv4=self.ipv4 and replace(self.ipv4, holders=lambda: self._neighbours(observed).addresses()),
         )
         plan = planner.plan(wanted, observed.containers, observed.dependents, make)
         self._refuse_in_use(plan)
         warnings += told((item.name, text) for item in plan.items for text in item.warnings)
         return Seen(observed, plan, source, choice, warnings)
+
+    def _neighbours(self, observed: Observed) -> Neighbours:
+        """Who else is on this host."""
+        return Neighbours(observed, [self.source_host.lxcpath, default_lxcpath(self.runner)])
 
     def _refuse_in_use(self, plan: Plan) -> None:
         """What LXC takes for stopped may run under another name, or through another path of the lxcpath: it is neither removed nor started."""
@@ -248,32 +259,14 @@ class CloneCall:
         states = self.host.states()
         pids = {item.name: states[item.name][1] for item in up if item.name in states and states[item.name][1]}
         began = {item.name for item in up if planner.START in done.steps.get(item.name, ())}
-        if self.options["wait_for"] != "none":
+        if self.options["wait_for"] != ["none"]:
             for item in up:
                 if item.name not in pids and (item.name in began or not item.changed):
-                    done.failures[item.name] = FleetError("stopped again right after its start", container=item.name, why=self._log(item.name), kind=FAILED)
-        if self.options["wait_for"] != "network":
-            return self._addresses(pids)
-        timeout = self.options["wait_timeout"]
-        for name, outcome in readiness.await_network(pids, time.monotonic() + timeout).items():
-            if outcome.state == "timeout":
-                done.failures[name] = FleetError(
-                    f"runs, but had no address within {timeout} s",
-                    container=name,
-                    why=self._log(name),
-                    mend="Look at its DHCP client and at the bridge (role fleet.lxc.host), or raise wait_timeout.",
-                    kind=TIMEOUT,
-                )
-            elif outcome.state == "died":
-                done.failures[name] = FleetError("stopped while it was awaited", container=name, why=self._log(name), kind=FAILED)
+                    why = log_of(self.host.lxcpath, item.name, _config(item))
+                    done.failures[item.name] = FleetError("stopped again right after its start", container=item.name, why=why, kind=FAILED)
+        wait = Wait(self.options["wait_for"], self.options["wait_command"], self.options["wait_timeout"])
+        done.failures.update(await_ready(self.host, wait, pids, {item.name: _config(item) for item in up}))
         return self._addresses(pids)
-
-    def _log(self, name: str) -> str:
-        try:
-            with open(f"{self.host.lxcpath}/{name}/{START_LOG}", encoding="utf-8", errors="replace") as file:
-                return " | ".join(line.strip() for line in file.readlines()[-3:])
-        except OSError:
-            return ""
 
     @staticmethod
     def _addresses(pids: Mapping[str, int | None]) -> dict[str, tuple[list[str], list[str]]]:
@@ -327,6 +320,8 @@ class CloneCall:
             "ipv4": ipv4,
             "ipv6": ipv6,
             "hwaddr": macs[0] if macs else None,
+            **({"identity": done.identity[item.name]} if item.name in done.identity else {}),
+            **({"assigned": record.assigned} if record and record.assigned else {}),
             **({"restart_required": True} if self._runs_with_older(item, left, actions) else {}),
         }
 
@@ -338,6 +333,11 @@ class CloneCall:
         return (item.restart_required and planner.CONFIGURE in actions) or (outdated is not None and outdated == self.host.life(item.container.pid))
 
 
+def _config(item: Item) -> Config | None:
+    left = planner.outcome(item)
+    return left.config if left else None
+
+
 def told(remarks: Iterable[Sequence[str]]) -> list[str]:
     """Warnings from (container, text): the same text is told once, however many containers it is of and whatever numbers are in it."""
     groups: dict[str, list[Sequence[str]]] = {}
@@ -347,19 +347,3 @@ def told(remarks: Iterable[Sequence[str]]) -> list[str]:
         f"{name}: {text}" + (f" ({len(others)} more likewise: {abridged([other for other, _text in others])})" if others else "")
         for (name, text), *others in groups.values()
     ]
-
-
-class _MacAddresses:
-    """New MAC addresses in LXC's 00:16:3e space, none of which a container of this lxcpath has."""
-
-    def __init__(self, observed: Observed):
-        self.observed, self.used = observed, None
-
-    def __call__(self) -> str:
-        if self.used is None:
-            self.used = {mac.lower() for c in self.observed.containers.values() if c.config for mac in hwaddrs(c.config)}
-        while True:
-            mac = "00:16:3e:" + ":".join(f"{random.randrange(256):02x}" for _octet in range(3))
-            if mac not in self.used:
-                self.used.add(mac)
-                return mac

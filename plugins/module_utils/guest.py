@@ -144,25 +144,89 @@ class GuestRoot:
         if stat is not None:
             return self.replace(path, data)
         owner = os.fstat(directory.merged())
-        top = self._in_top_layer(directory)
+        top = self._cleared(directory, name)
         with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=top), "wb") as file:
             file.write(data)
             os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             os.fchmod(file.fileno(), 0o644)
         return WRITTEN
 
-    def remove(self, path: str) -> None:
-        """Remove a file or symlink, if it is there. For a root filesystem of one layer: lower ones would show through.
+    def names(self, path: str) -> list[str]:
+        """What a directory holds, as the guest sees it; [] where there is none.
 
-        :raises FleetError: CONFLICT for a directory.
+        :raises FleetError: CONFLICT where a symlink is on the way.
         """
-        found = self._find(path)
+        found = self._find(path, follow=False)
         if not found or found[2] is None:
-            return
+            return []
         directory, name, stat, layer = found
-        if modes.S_ISDIR(stat.st_mode):
-            raise _no_file(path)
-        os.unlink(name, dir_fd=directory.descriptors[layer])
+        if not modes.S_ISDIR(stat.st_mode):
+            raise _symlinked(path)
+        directory = self._enter(directory, name, layer)
+        every = {name for descriptor in directory.descriptors if descriptor is not None for name in os.listdir(descriptor)}
+        return sorted(name for name in every if self._lookup(directory, name)[0] is not None)
+
+    def remove(self, path: str) -> str:
+        """Remove a file, a symlink or a whole directory; a whiteout covers what lower layers hold there.
+
+        :returns: WRITTEN or ABSENT.
+        :raises FleetError: CONFLICT where a symlink is on the way.
+        """
+        found = self._find(path, follow=False)
+        if not found or found[2] is None:
+            return ABSENT
+        directory, name = found[:2]
+        times = os.fstat(directory.merged())
+        top = self._in_top_layer(directory)
+        _remove(name, top)
+        if self._lookup(directory, name)[0] is not None:
+            os.mknod(name, modes.S_IFCHR, 0, dir_fd=top)
+        _set_times(top, times)
+        return WRITTEN
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory and those above it that are missing, each with the owner of the one that it is made in.
+
+        :raises FleetError: CONFLICT where something else is in the way.
+        """
+        parts = [part for part in path.split("/") if part]
+        for end in range(1, len(parts) + 1):
+            directory, name, stat, _layer = self._find("/".join(parts[:end]), follow=False)
+            if stat is not None and not modes.S_ISDIR(stat.st_mode):
+                raise _symlinked(path)
+            if stat is None:
+                top = self._cleared(directory, name)
+                os.mkdir(name, 0o755, dir_fd=top)
+                self._own(directory, name, top)
+                os.chmod(name, 0o755, dir_fd=top)
+                _hide_lower(directory, name)
+
+    def link(self, path: str, target: str) -> str:
+        """Make a symlink where there is nothing.
+
+        :returns: WRITTEN, SAME where there is something, or ABSENT where there is no such directory.
+        :raises FleetError: CONFLICT where a symlink is on the way.
+        """
+        found = self._find(path, follow=False)
+        if not found or found[2] is not None:
+            return SAME if found else ABSENT
+        directory, name = found[:2]
+        top = self._cleared(directory, name)
+        os.symlink(target, name, dir_fd=top)
+        self._own(directory, name, top)
+        return WRITTEN
+
+    def _cleared(self, directory: _Directory, name: str) -> int:
+        """A directory in the topmost layer, a name in it free: where the guest sees nothing, only a whiteout can be there."""
+        top = self._in_top_layer(directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=top)
+        return top
+
+    @staticmethod
+    def _own(directory: _Directory, name: str, top: int) -> None:
+        owner = os.fstat(directory.merged())
+        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=top, follow_symlinks=False)
 
     def _in_top_layer(self, directory: _Directory) -> int:
         """A directory's descriptor in the topmost layer, made there like the guest sees it where only lower layers have it."""
@@ -185,8 +249,11 @@ class GuestRoot:
         directory.descriptors[0] = descriptor
         return descriptor
 
-    def _find(self, path: str) -> tuple[_Directory, str, os.stat_result | None, int] | None:
-        """The directory that holds a path's last component, that component, its stat, and the layer it is in."""
+    def _find(self, path: str, follow: bool = True) -> tuple[_Directory, str, os.stat_result | None, int] | None:
+        """The directory that holds a path's last component, that component, its stat, and the layer it is in.
+
+        :param follow: whether a symlink on the way is followed within the guest, or refused (CONFLICT).
+        """
         pending = [part for part in path.split("/") if part not in ("", ".")]
         directory, links = self._root, 0
         while pending:
@@ -200,6 +267,8 @@ class GuestRoot:
             if stat is None:
                 return None
             if modes.S_ISLNK(stat.st_mode):
+                if not follow:
+                    raise _symlinked(path)
                 links += 1
                 if links > _MOST_LINKS:
                     raise FleetError(f"{path} of the guest is a loop of symlinks", kind=CONFLICT)
@@ -243,6 +312,34 @@ class GuestRoot:
         return _Directory(descriptors, directory, name)
 
 
+def _remove(name: str, directory: int) -> None:
+    """Remove what a name stands for in a directory of the host, and all below it; no symlink is followed."""
+    with contextlib.suppress(FileNotFoundError):
+        if not modes.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=directory)
+            return
+        for _path, directories, files, descriptor in os.fwalk(name, topdown=False, follow_symlinks=False, dir_fd=directory):
+            for entry in files:
+                os.unlink(entry, dir_fd=descriptor)
+            for entry in directories:
+                _remove(entry, descriptor)  # empty by now, or a symlink to a directory
+        os.rmdir(name, dir_fd=directory)
+
+
+def _hide_lower(directory: _Directory, name: str) -> None:
+    """Make a new directory opaque where a lower one would show through, which was covered by a whiteout until now."""
+    for below in directory.descriptors[1:]:
+        with contextlib.suppress(OSError):
+            if below is not None and os.stat(name, dir_fd=below, follow_symlinks=False):
+                descriptor = os.open(name, _DIRECTORY, dir_fd=directory.descriptors[0])
+                try:
+                    for prefix in _OVERLAY_XATTRS:
+                        os.setxattr(descriptor, f"{prefix}opaque", b"y")
+                finally:
+                    os.close(descriptor)
+                return
+
+
 def _opaque(descriptor: int) -> bool:
     for prefix in _OVERLAY_XATTRS:
         with contextlib.suppress(OSError):
@@ -267,3 +364,7 @@ def _no_file(path: str) -> FleetError:
     return FleetError(
         f"/{path.lstrip('/')} of the guest is no regular file", why="symlinks, devices and pipes of a guest are not written through", kind=CONFLICT
     )
+
+
+def _symlinked(path: str) -> FleetError:
+    return FleetError(f"/{path.lstrip('/')} of the guest is left alone", why="a symlink, or something else that is no directory, is on the way", kind=CONFLICT)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Collection, Iterable, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils import config as configuration
+from ansible_collections.fleet.lxc.plugins.module_utils.addresses import Assigner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, Includes
 from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     ABSENT,
@@ -28,7 +29,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     Rootfs,
 )
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, FleetError
-from ansible_collections.fleet.lxc.plugins.module_utils.names import Name
+from ansible_collections.fleet.lxc.plugins.module_utils.merge import Addressing, Keyed, WantedClone, assigner_of, with_options
 
 # Steps, in the order in which a call takes them.
 SWEEP, REMOVE, CREATE, GROW, CONFIGURE = "sweep", "remove", "create", "grow", "configure"
@@ -53,19 +54,6 @@ _POWER_STEPS = {UNFREEZE, STOP, START, FREEZE}
 
 
 @dataclass(frozen=True)
-class WantedClone:
-    """A clone and the keys that it is to have, by the option that sets them; None where the task does not speak of them."""
-
-    name: Name
-    config: Mapping[str, list[str]] | None = None
-    autostart: Mapping[str, list[str]] | None = None
-
-    @property
-    def keys(self) -> dict[str, list[str]]:
-        return {**(self.autostart or {}), **(self.config or {})}
-
-
-@dataclass(frozen=True)
 class Wanted:
     """What one call asks for."""
 
@@ -81,6 +69,11 @@ class Wanted:
     backing_store: str | None = None
     goes_on: bool = False  # what is refused is left out, and does not stop the others
     includes: Includes = field(default_factory=Includes)  # handed over, for it reads files
+    ipv4: Addressing | None = None
+
+    @property
+    def makes(self) -> bool:
+        return self.state != "absent" and self.source is not None
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ class Make:
     method: str
     place: Callable[[str], Rootfs]
     new_id: Callable[[], str]
-    new_mac: Callable[[], str]
+    mac: Callable[[str, int, "str | None"], "str | None"]
     time: str
     version: str
     expanded: Config | None = None  # the source's configuration with its includes
@@ -104,6 +97,7 @@ class Creation:
     config: Config
     files: Mapping[str, str]
     provenance: Provenance
+    seed: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,13 +142,14 @@ def plan(wanted: Wanted, containers: Mapping[str, Container], dependents: Mappin
     """
     refusals: dict[str, FleetError] = {}
     items: list[Item] = []
+    assigner = assigner_of(wanted.ipv4, wanted.lxcpath, wanted.clones, containers, wanted.source, _family(wanted.source)) if wanted.makes else None
     for clone in wanted.clones:
         name = clone.name.name
         try:
             if wanted.state == "absent":
                 items.append(_absent(name, containers.get(name), wanted))
             else:
-                items.append(_present(clone, containers.get(name), wanted, make))
+                items.append(_present(clone, containers.get(name), wanted, make, assigner))
         except FleetError as refusal:
             refusal.container = refusal.container or name
             refusals[name] = refusal
@@ -181,20 +176,24 @@ def _together(refusals: list[FleetError]) -> FleetError:
     return FleetError(first.what, container=first.container, why=first.why, mend=f"{first.mend} Refused likewise: {shown}.".strip(), kind=first.kind)
 
 
-def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: Make | None) -> Item:
+def _family(source: Container) -> str:
+    return source.provenance.family if source.provenance else source.name
+
+
+def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: Make | None, assigner: Assigner | None) -> Item:
     name, source = clone.name.name, wanted.source
     if found is None or found.kind == UNFINISHED:
         steps = _sweep(found) if found else ()
         steps += (CREATE, *POWER.get((STOPPED, wanted.state), ()))
-        return Item(name, steps, found, _creation(clone, wanted, source, make), state=_after(steps, STOPPED))
-    family = source.provenance.family if source.provenance else source.name
+        return Item(name, steps, found, _creation(clone, wanted, source, make, assigner), state=_after(steps, STOPPED))
+    family = _family(source)
     if found.kind == FOREIGN or found.is_base or found.provenance.family != family:
         raise FleetError(_what_it_is(found, family), container=name, mend="Choose another name, or remove it by hand if it is not needed.", kind=CONFLICT)
     if found.kind == BROKEN:
         raise FleetError(
             "is broken", container=name, why=found.damage, mend=f"Restore that, or remove it (lxc_clone name={name} state=absent) and run again.", kind="broken"
         )
-    configured, record = _drift(clone, found, wanted.includes)
+    configured, record = _drift(clone, found, wanted, assigner)
     steps = (GROW,) if _grows(found, wanted.size) else ()
     steps += (CONFIGURE,) if configured else ()
     steps += POWER.get((found.state, wanted.state), ())
@@ -223,12 +222,12 @@ def _sweep(found: Container) -> tuple[str, ...]:
     return (*POWER.get((found.state, "absent"), ()), SWEEP)
 
 
-def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make) -> Creation:
+def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make, assigner: Assigner | None) -> Creation:
     name = clone.name.name
     directory = f"{wanted.lxcpath}/{name}"
     rootfs = make.place(name)
-    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.new_mac, make.expanded)
-    config, inherited = configuration.with_keys(config, clone.keys, {}, wanted.includes)
+    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.mac, make.expanded)
+    config, keyed = with_options(clone, config, Keyed(), wanted.ipv4, assigner, wanted.includes)
     record = source.provenance
     provenance = Provenance(
         id=make.new_id(),
@@ -236,19 +235,18 @@ def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make)
         lxcpath=wanted.lxcpath,
         origin="cloned",
         rootfs=str(rootfs),
-        family=record.family if record else source.name,
+        family=_family(source),
         source=source.name,
         source_lxcpath=source.lxcpath,
         set=clone.name.set,
         generation=record.generation if record else None,
         method=make.method,
         config_digest=config.digest(),
-        inherited=inherited,
-        autostart=_by_autostart(clone, ()),
+        **vars(keyed),
         version=make.version,
         time=make.time,
     )
-    return Creation(rootfs, config, files, provenance)
+    return Creation(rootfs, config, files, provenance, clone.seed)
 
 
 def _grows(found: Container, size: int | None) -> bool:
@@ -266,27 +264,21 @@ def _grows(found: Container, size: int | None) -> bool:
     return wanted > found.size
 
 
-def _by_autostart(clone: WantedClone, before: Iterable[str]) -> list[str]:
-    """The keys that the option autostart answers for."""
-    return sorted(set(before if clone.autostart is None else clone.autostart) - set(clone.config or ()))
-
-
-def _drift(clone: WantedClone, found: Container, includes: Includes) -> tuple[Config | None, Provenance | None]:
+def _drift(clone: WantedClone, found: Container, wanted: Wanted, assigner: Assigner | None) -> tuple[Config | None, Provenance | None]:
     """The configuration that the clone should have, when it has another, and the record that goes with it."""
     record = found.provenance
-    by_autostart = set(record.autostart)
-    kept = {key for key in record.inherited if (clone.autostart if key in by_autostart else clone.config) is None}
+    before = Keyed(record.inherited, record.by_option, record.assigned)
     try:
-        config, inherited = configuration.with_keys(found.config, clone.keys, record.inherited, includes, kept)
+        config, keyed = with_options(clone, found.config, before, wanted.ipv4, assigner, wanted.includes)
     except FleetError as error:
-        raise FleetError(error.what, container=found.name, why=error.why, mend="Mend its configuration file.", kind=error.kind) from error
+        mend = error.mend or "Mend its configuration file."
+        raise FleetError(error.what, container=found.name, why=error.why, mend=mend, kind=error.kind) from error
     if config.get("lxc.uts.name") != found.name:
         config = Config(config.lines)
-        config.set("lxc.uts.name", [found.name], includes)
-    autostart = _by_autostart(clone, record.autostart)
-    if (config, inherited, autostart) == (found.config, record.inherited, record.autostart):
+        config.set("lxc.uts.name", [found.name], wanted.includes)
+    if (config, keyed) == (found.config, before):
         return None, None
-    return config, replace(record, inherited=inherited, autostart=autostart, config_digest=config.digest())
+    return config, replace(record, **vars(keyed), config_digest=config.digest())
 
 
 def _absent(name: str, found: Container | None, wanted: Wanted) -> Item:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping
 
-from ansible_collections.fleet.lxc.plugins.module_utils import names
+from ansible_collections.fleet.lxc.plugins.module_utils import addresses, names
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.identity import Identity
 from ansible_collections.fleet.lxc.plugins.module_utils.keys import check_options, fill
-from ansible_collections.fleet.lxc.plugins.module_utils.plan import WantedClone
+from ansible_collections.fleet.lxc.plugins.module_utils.merge import Addressing, WantedClone, by_hand_of
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Storage
 
 STORES = ["dir", "overlay", "btrfs", "loop", "lvm", "zfs"]
@@ -32,6 +33,8 @@ _STORAGE: dict[str, Any] = {
     "thinpool": {"type": "str"},
     "zfs_dataset": {"type": "str"},
 }
+
+_SEED: dict[str, Any] = {"user_data": {"type": "raw"}, "network_config": {"type": "raw"}, "meta_data": {"type": "dict"}}
 
 SHARED_ARGUMENTS: dict[str, Any] = {
     "lxcpath": {"type": "path"},
@@ -52,6 +55,14 @@ CLONE_ARGUMENTS: dict[str, Any] = {
     "source_lxcpath": {"type": "path"},
     "config": {"type": "dict"},
     "overrides": {"type": "dict"},
+    "identity": {
+        "type": "dict",
+        "options": {
+            **{item: {"type": "bool", "default": True} for item in ("hostname", "machine_id", "ssh_host_keys", "random_seed", "dhcp", "cloud_init")},
+            "hwaddr": {"type": "str", "choices": ["stable", "random", "keep"], "default": "stable"},
+        },
+    },
+    "cloud_init": {"type": "dict", "options": _SEED},
     "autostart": {
         "type": "dict",
         "options": {
@@ -61,7 +72,10 @@ CLONE_ARGUMENTS: dict[str, Any] = {
             "groups": {"type": "list", "elements": "str"},
         },
     },
-    "wait_for": {"type": "str", "choices": ["none", "running", "network"], "default": "running"},
+    "ipv4": {"type": "str"},
+    "ipv4_gateway": {"type": "str"},
+    "wait_for": {"type": "list", "elements": "str", "choices": ["none", "running", "network", "command"], "default": ["running"]},
+    "wait_command": {"type": "str"},
     "wait_timeout": {"type": "int", "default": 60},
     "workers": {"type": "int"},
     "on_error": {"type": "str", "choices": ["stop", "continue"], "default": "stop"},
@@ -81,7 +95,12 @@ BASE_ARGUMENTS: dict[str, Any] = {
     "backing_store": {"type": "str", "choices": [store for store in STORES if store != "overlay"], "default": "dir"},
     "storage": {"type": "dict", "options": _STORAGE},
     "config": {"type": "dict"},
-    "state": {"type": "str", "choices": ["present", "sealed", "unsealed", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "started", "sealed", "unsealed", "absent"], "default": "present"},
+    "version": {"type": "str"},
+    "scrub": {"type": "bool", "default": True},
+    "wait_for": {"type": "list", "elements": "str", "choices": ["running", "network", "command"], "default": ["running"]},
+    "wait_command": {"type": "str"},
+    "wait_timeout": {"type": "int", "default": 60},
     "stop": {"type": "bool", "default": False},
     "dpkg_unsafe_io": {"type": "bool"},
     "delete_adopted": {"type": "bool", "default": False},
@@ -89,8 +108,8 @@ BASE_ARGUMENTS: dict[str, Any] = {
 }
 
 
-BASE_LEAST = {"timeout": 1, "lock_timeout": 0, "stop_timeout": 0}
-CLONE_LEAST = {**BASE_LEAST, "wait_timeout": 0, "workers": 1}
+BASE_LEAST = {"timeout": 1, "lock_timeout": 0, "stop_timeout": 0, "wait_timeout": 0}
+CLONE_LEAST = {**BASE_LEAST, "workers": 1}
 
 
 def check_numbers(options: Mapping[str, Any], least: Mapping[str, int]) -> None:
@@ -98,6 +117,15 @@ def check_numbers(options: Mapping[str, Any], least: Mapping[str, int]) -> None:
     for option, limit in least.items():
         if options[option] is not None and options[option] < limit:
             raise FleetError(f"{option} must be {limit} or more, not {options[option]}", kind=INVALID)
+
+
+def check_wait(options: Mapping[str, Any]) -> None:
+    """:raises FleetError: INVALID for options of waiting that do not go together."""
+    if "none" in options["wait_for"] and len(options["wait_for"]) > 1:
+        raise FleetError("wait_for: none stands alone", kind=INVALID)
+    if bool(options["wait_command"]) != ("command" in options["wait_for"]):
+        given, missing = ("wait_command", "wait_for: command") if options["wait_command"] else ("wait_for: command", "wait_command")
+        raise FleetError(f"{given} stands without {missing}", mend="Set both, or neither.", kind=INVALID)
 
 
 def parse_size(option: str, text: str | None) -> int | None:
@@ -127,6 +155,11 @@ def wanted_storage(options: Mapping[str, Any] | None) -> Storage:
     return Storage(**given)
 
 
+def wanted_identity(options: Mapping[str, Any] | None) -> Identity:
+    """The option ``identity``."""
+    return Identity(**(options or {}))
+
+
 def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:
     """The clones that the options name, with each one's configuration.
 
@@ -145,10 +178,29 @@ def wanted_clones(options: Mapping[str, Any]) -> tuple[WantedClone, ...]:
         raise FleetError(
             "foreign: true removes one container that is named literally", mend="Use it with state: absent and one name without a range.", kind=INVALID
         )
+    check_wait(options)
     common = None if options["config"] is None else check_options(options["config"])
     autostart = _autostart(options["autostart"])
+    seed = _checked_seed(options["cloud_init"], "cloud_init")
     overrides = _overrides(options["overrides"] or {}, {name.name for name in expanded})
-    return tuple(WantedClone(name, _filled(_merged(common, overrides.get(name.name)), name), _filled(autostart, name)) for name in expanded)
+    clones = []
+    for name in expanded:
+        own = overrides.get(name.name, {})
+        config = _merged(common, own.get("config"))
+        clones.append(WantedClone(name, _filled(config, name), _filled(autostart, name), own.get("cloud_init", seed)))
+    return tuple(clones)
+
+
+def wanted_ipv4(options: Mapping[str, Any], clones: tuple[WantedClone, ...]) -> Addressing | None:
+    """The options ipv4 and ipv4_gateway.
+
+    :raises FleetError: INVALID.
+    """
+    pool = addresses.parse(options["ipv4"] or "", options["ipv4_gateway"])
+    wanting = sum(not by_hand_of(clone) for clone in clones)
+    if pool and options["state"] != "absent" and len(pool) < wanting:
+        raise FleetError(f"ipv4 {pool} has {len(pool)} addresses for {wanting} clones", mend="Widen the range.", kind=INVALID)
+    return None if options["ipv4"] is None else Addressing(pool)
 
 
 def _merged(common: dict[str, list[str]] | None, override: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
@@ -159,16 +211,37 @@ def _filled(keys: Mapping[str, list[str]] | None, name: names.Name) -> dict[str,
     return None if keys is None else {key: [fill(value, name.name, name.index) for value in values] for key, values in keys.items()}
 
 
-def _overrides(overrides: Mapping[str, Any], known: set[str]) -> dict[str, dict[str, list[str]]]:
-    checked = {}
+def _overrides(overrides: Mapping[str, Any], known: set[str]) -> dict[str, dict[str, Any]]:
+    """{clone: {option: its own}}, where one is given."""
+    checked: dict[str, dict[str, Any]] = {}
     for name, override in overrides.items():
         if name not in known:
             raise FleetError(f"overrides name {name!r}, which this call does not make", mend="Add it to name, or drop it.", kind=INVALID)
-        if not isinstance(override, Mapping) or set(override) - {"config"} or not isinstance(override.get("config") or {}, Mapping):
-            raise FleetError("overrides hold a dict with the key config", container=name, kind=INVALID)
-        if override.get("config") is not None:
-            checked[name] = check_options(override["config"], f"overrides of {name}")
+        own = override if isinstance(override, Mapping) else {"": None}
+        if set(own) - {"config", "cloud_init"} or not all(isinstance(value or {}, Mapping) for value in own.values()):
+            raise FleetError("overrides hold a dict with the keys config and cloud_init, each a dict", container=name, kind=INVALID)
+        checked[name] = {}
+        if own.get("config") is not None:
+            checked[name]["config"] = check_options(own["config"], f"overrides of {name}")
+        if own.get("cloud_init") is not None:
+            checked[name]["cloud_init"] = _checked_seed(own["cloud_init"], f"overrides of {name}")
     return checked
+
+
+def _checked_seed(seed: Mapping[str, Any] | None, where: str) -> Mapping[str, Any] | None:
+    """:raises FleetError: INVALID for what can be no seed of cloud-init."""
+    if seed is None:
+        return None
+    texts, meta = {key: value for key, value in seed.items() if key != "meta_data"}, seed.get("meta_data")
+    unknown = sorted(set(seed) - set(_SEED))
+    if unknown or not isinstance(meta or {}, Mapping) or not all(value is None or isinstance(value, (str, Mapping)) for value in texts.values()):
+        raise FleetError(
+            f"{where} has a cloud_init that is no seed",
+            why=f"it has {', '.join(unknown)}" if unknown else "meta_data is a dict, user_data and network_config are a text or a dict",
+            mend=f"Use {', '.join(_SEED)}.",
+            kind=INVALID,
+        )
+    return seed
 
 
 def _autostart(autostart: Mapping[str, Any] | None) -> dict[str, list[str]] | None:

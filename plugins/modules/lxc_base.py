@@ -72,16 +72,48 @@ options:
         type: str
   config:
     description:
-      - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone).
+      - LXC configuration keys with a string or a list of strings each, as in M(fleet.lxc.lxc_clone), checked likewise against the host's cgroups.
       - Left out, the keys that earlier tasks set stay as they are; V({}) gives all of them their old lines back.
     type: dict
   state:
     description:
       - V(present) sees that it exists, V(sealed) that it exists and is sealed, V(unsealed) that it exists and may be changed.
+      - V(started) sees that it exists and runs, to be changed from within. A sealed base is not started; unseal it first.
       - V(absent) removes it. That is refused while other containers depend on its storage.
     type: str
-    choices: [present, sealed, unsealed, absent]
+    choices: [present, started, sealed, unsealed, absent]
     default: present
+  version:
+    description:
+      - What you call the content that is sealed with O(state=sealed), such as V(2026-11-25). It is kept until the base is unsealed.
+      - A base that is sealed with another one is sealed anew, which is refused while other containers depend on its storage.
+    type: str
+  scrub:
+    description:
+      - When the base is sealed, take out of it what no two machines must share. Each clone makes its own when it first boots.
+      - "That is: the machine-id (emptied), D-Bus's copy of it, the ssh host keys, the saved random seed, DHCP leases and identifiers,
+        and what cloud-init remembers of an instance."
+      - A guest with systemd that would not make ssh host keys by itself gets a unit that does. Where none can be put, the keys stay,
+        with a warning.
+      - With V(false) the same is done to each clone, as the O(fleet.lxc.lxc_clone#module:identity) of M(fleet.lxc.lxc_clone) says.
+    type: bool
+    default: true
+  wait_for:
+    description:
+      - What O(state=started) waits for, V(network) being an address, and V(command) the success of O(wait_command).
+    type: list
+    elements: str
+    choices: [running, network, command]
+    default: [running]
+  wait_command:
+    description:
+      - A command line for the guest's C(/bin/sh), as in M(fleet.lxc.lxc_clone).
+    type: str
+  wait_timeout:
+    description:
+      - Seconds to wait at most.
+    type: int
+    default: 60
   dpkg_unsafe_io:
     description:
       - Whether C(dpkg) in the base, and in the clones that are made of it from then on, works without waiting for the disk after each
@@ -93,7 +125,7 @@ options:
     type: bool
   stop:
     description:
-      - Stop a running base before it is sealed or removed. Otherwise that is an error.
+      - Stop a running base, in good order, before it is sealed or removed. Otherwise that is an error.
     type: bool
     default: false
   delete_adopted:
@@ -133,6 +165,19 @@ EXAMPLES = r"""
     storage:
       size: 2G
 
+- name: A base that runs, to be provisioned
+  fleet.lxc.lxc_base:
+    name: bookworm
+    state: started
+    wait_for: network
+
+- name: The provisioned base, shut down, scrubbed and sealed
+  fleet.lxc.lxc_base:
+    name: bookworm
+    state: sealed
+    stop: true
+    version: "2026-11-25"
+
 - name: An existing container becomes the base
   fleet.lxc.lxc_base:
     name: C1
@@ -143,7 +188,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: The steps taken, of sweep, create, adopt, stop, configure, tune, seal, unseal, forget, remove.
+  description: The steps taken, of sweep, create, adopt, stop, configure, tune, seal, unseal, start, forget, remove.
   returned: success
   type: list
   elements: str
@@ -181,6 +226,20 @@ base:
       description: The id of the sealed state; null while it is unsealed.
       type: str
       sample: 3f2a90c1b7de
+    version:
+      description: What the task that sealed it called its content.
+      type: str
+      sample: "2026-11-25"
+    ipv4:
+      description: Its IPv4 addresses after O(state=started).
+      type: list
+      elements: str
+      sample: [10.0.3.17]
+    ipv6:
+      description: Its IPv6 addresses after O(state=started), link-local ones left out.
+      type: list
+      elements: str
+      sample: []
     fingerprint:
       description: What shows that it changed after it was sealed.
       type: str
@@ -198,6 +257,12 @@ base:
       type: list
       elements: str
       sample: [/var/lib/lxc/web-01]
+scrubbed:
+  description: What was found in the base and taken out when it was sealed, of machine_id, ssh_host_keys, random_seed, dhcp, cloud_init.
+  returned: success
+  type: list
+  elements: str
+  sample: [machine_id, ssh_host_keys]
 diff:
   description: What the base is and what it will be.
   returned: in diff mode

@@ -93,11 +93,73 @@ options:
       - Left out, the keys that earlier tasks set stay as they are.
       - LXC itself reads the new configuration before anything is touched. A key or value that it does not know is refused.
       - C(lxc.rootfs.*), C(lxc.uts.name), C(lxc.idmap) and C(lxc.include) cannot be set.
+      - LXC passes over cgroup limits that are not of the host's cgroup version, C(lxc.cgroup2.*) where version 1 or a hybrid is mounted and
+        C(lxc.cgroup.*) where version 2 is. They are refused, as are limits of a controller that the host does not have. A task for hosts of
+        both kinds sets a limit of both versions for the same controller.
     type: dict
   overrides:
     description:
-      - Per clone, a dict with the key C(config), which goes over O(config). For these clones O(config) counts as given.
+      - Per clone, a dict with the keys C(config), which goes over O(config), and C(cloud_init), which takes the place of O(cloud_init).
+        For clones whose C(config) is given here, O(config) counts as given.
     type: dict
+  identity:
+    description:
+      - What of a new clone is its own. What does not apply to a guest is skipped; RV(clones[].identity) tells what was done.
+      - All but the name and the MAC addresses is taken out of a base once, when it is sealed (O(fleet.lxc.lxc_base#module:scrub)).
+        To keep it in clones, turn it off there.
+      - Nothing is written or removed through a symlink of the guest; what is none of the expected files is left alone, with a warning.
+    type: dict
+    suboptions:
+      hostname:
+        description: C(/etc/hostname), and C(/etc/hosts) where the base's name stands beside a loopback address. C(lxc.uts.name) is always set.
+        type: bool
+        default: true
+      machine_id:
+        description: C(/etc/machine-id) is emptied (removed in a guest without systemd), D-Bus's copy removed. The first boot makes a new one.
+        type: bool
+        default: true
+      ssh_host_keys:
+        description:
+          - C(/etc/ssh/ssh_host_*) is removed. The first boot makes new ones, through a unit that is put into a guest with systemd that
+            would not do so by itself. Where nothing would make them, they stay, with a warning.
+        type: bool
+        default: true
+      random_seed:
+        description: The saved seed of the random number generator is removed.
+        type: bool
+        default: true
+      dhcp:
+        description: Leases and identifiers of DHCP clients are removed.
+        type: bool
+        default: true
+      cloud_init:
+        description: What cloud-init remembers of an instance is removed, so that it takes the clone for a new one. Its seed stays.
+        type: bool
+        default: true
+      hwaddr:
+        description:
+          - V(stable) derives each MAC address from this host, the lxcpath, the clone's name and the number of the interface. A clone that
+            is removed and made again has the same, and so the same address by DHCP. An interface that has none in the base gets one.
+          - V(random) gives new random ones where the base has some. V(keep) leaves those of the base.
+          - No address is given that another container of the lxcpath has.
+        type: str
+        choices: [stable, random, keep]
+        default: stable
+  cloud_init:
+    description:
+      - A NoCloud seed for cloud-init in each new clone, in C(/var/lib/cloud/seed/nocloud). It gets a new instance-id and the clone's name.
+      - Written once, when a clone is made. O(overrides) give a clone a seed of its own.
+    type: dict
+    suboptions:
+      user_data:
+        description: A text, or a dictionary, which becomes C(#cloud-config).
+        type: raw
+      network_config:
+        description: A text or a dictionary.
+        type: raw
+      meta_data:
+        description: What goes into C(meta-data) beside C(instance-id) and C(local-hostname).
+        type: dict
   autostart:
     description:
       - Whether and when the clones start with the host.
@@ -117,16 +179,44 @@ options:
         description: Sets C(lxc.group).
         type: list
         elements: str
+  ipv4:
+    description:
+      - A range of IPv4 addresses with the prefix length of their network, both ends included, such as V(10.0.2.11-10.0.3.54/23), or one
+        address such as V(10.0.3.7/24). Each clone gets one.
+      - Sets C(lxc.net.N.ipv4.address) of the first interface that has a device. A clone without one is refused.
+      - A clone keeps the address that it got, whoever joins or leaves, as long as it is within the range. A new one gets the lowest that
+        is free; one that already has an address of the range, by its configuration or while it runs, keeps that.
+      - An address that O(config) or O(overrides) set wins over this, and is given to nobody else.
+      - A range is refused that has fewer addresses than there are clones, or that holds an address of this host or of a container that is
+        not of the family. The containers of O(lxcpath), of O(source_lxcpath) and of LXC's own lxcpath are known, and all that run. What a
+        DHCP server hands out is not; leave its range out.
+      - Left out, the addresses that earlier tasks gave stay. An empty string takes them back.
+    type: str
+  ipv4_gateway:
+    description:
+      - Sets C(lxc.net.N.ipv4.gateway) of the same interface. An address of the network of O(ipv4) outside of its range, or V(auto) (the
+        address of the bridge) or V(dev) (the interface itself).
+      - Dropped from a task that has O(ipv4), the gateway is as the base has it.
+    type: str
   wait_for:
     description:
-      - What to wait for in clones that run at the end.
+      - What to wait for in clones that run at the end. With several, each clone must have them all.
       - V(network) waits until each has an address other than loopback.
+      - V(command) waits until O(wait_command) succeeds in each.
+    type: list
+    elements: str
+    choices: [none, running, network, command]
+    default: [running]
+  wait_command:
+    description:
+      - A command line for the guest's C(/bin/sh), run through C(lxc-attach) with a clean environment until it exits with 0. It gets no input.
+      - It is run in all clones at once. One that waits by itself, such as C(systemctl is-system-running --wait), is awaited. One that
+        fails is run again, after a pause that grows to a second.
+      - What runs still when the time is over is killed.
     type: str
-    choices: [none, running, network]
-    default: running
   wait_timeout:
     description:
-      - How many seconds to wait for all clones together.
+      - How many seconds to wait for all clones together, for their addresses and O(wait_command) alike.
     type: int
     default: 60
   workers:
@@ -183,14 +273,27 @@ EXAMPLES = r"""
     config:
       lxc.environment: "NODE={name}"
       lxc.cgroup2.memory.max: 256M
+      lxc.cgroup.memory.limit_in_bytes: 256M # the same where cgroups are of version 1
     overrides:
       web-01:
         config:
           lxc.cgroup2.memory.max: 1G
+          lxc.cgroup.memory.limit_in_bytes: 1G
+
+- name: Three databases with addresses of their own, ready when systemd says so
+  fleet.lxc.lxc_clone:
+    source: golden
+    name: db-[1:3]
+    state: started
+    ipv4: 10.0.3.101-10.0.3.110/24
+    ipv4_gateway: 10.0.3.1
+    wait_for: [network, command]
+    wait_command: systemctl is-system-running --wait
+    wait_timeout: 120
 
 - name: Remove them
   fleet.lxc.lxc_clone:
-    name: web-[01:10]
+    name: ["web-[01:10]", "db-[1:3]"]
     state: absent
 """
 
@@ -262,6 +365,17 @@ clones:
       description: The MAC address of its first interface, where the configuration has one.
       type: str
       sample: 00:16:3e:4a:11:07
+    identity:
+      description:
+        - Of a clone that this call made, what was made its own. V(hostname), V(cloud_init_seed), and of a source that was not scrubbed
+          V(machine_id), V(ssh_host_keys), V(random_seed), V(dhcp), V(cloud_init).
+      type: list
+      elements: str
+      sample: [hostname]
+    assigned:
+      description: Present where O(ipv4) gave it an address, with the prefix length, whether it runs or not.
+      type: str
+      sample: 10.0.2.17/23
     restart_required:
       description: Present and true from a change of the configuration on until the clone is restarted, as long as it runs with the old one.
       type: bool

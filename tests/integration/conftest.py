@@ -101,6 +101,9 @@ class Fleet:
         unknown = set(given) - set(spec)
         assert not unknown, unknown
         options = {key: given.get(key, argument.get("default")) for key, argument in spec.items()}
+        for key, value in options.items():
+            if spec[key].get("type") == "list" and isinstance(value, str):
+                options[key] = [value]
         if isinstance(options.get("autostart"), dict):
             options["autostart"] = {"enabled": None, "order": None, "delay": None, "groups": None, **options["autostart"]}
         if options.get("storage"):

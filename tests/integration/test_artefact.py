@@ -43,12 +43,12 @@ def test_holds_what_a_user_needs_and_nothing_of_development(artefact):
         assert f"plugins/modules/{module}.py" in files
 
 
-@pytest.mark.parametrize("kind,name", [*(("module", name) for name in MODULES), *(("role", name) for name in ROLES)])
+@pytest.mark.parametrize("kind,name", [*(("module", name) for name in MODULES), *(("role", name) for name in ROLES), ("connection", "lxc_attach")])
 def test_documents_itself(installed, kind, name):
     said = installed("ansible-doc", "--json", "--type", kind, f"fleet.lxc.{name}")
     # ansible-core 2.20 warns, before it answers, of a collection of its own that has no version.
     documented = json.loads(said[said.index("{\n") :])[f"fleet.lxc.{name}"]
-    assert (documented["doc"]["options"] if kind == "module" else documented["entry_points"]["main"]["options"]).keys()
+    assert (documented["entry_points"]["main"]["options"] if kind == "role" else documented["doc"]["options"]).keys()
 
 
 def test_clones_where_it_is_installed(installed, golden):

@@ -107,6 +107,8 @@ def test_a_fleet_is_made_kept_and_removed_by_answers(job, fleet):
         "survey_workers": 2,
         "survey_clone_config": "lxc.environment = NODE={name}\nlxc.environment=B = 1\n\nlxc.start.order = 3\n",
         "survey_clone_autostart": "no",
+        "survey_wait_for": "command",
+        "survey_wait_command": "test -d /proc/1",
     }
     made = job.run(**answers)
     assert (made.status, made.changed) == ("successful", 3)
@@ -121,6 +123,7 @@ def test_a_fleet_is_made_kept_and_removed_by_answers(job, fleet):
     assert {"lxc.environment = NODE=web-2", "lxc.environment = B = 1", "lxc.start.order = 3", "lxc.start.auto = 0", "lxc.net.0.type = empty"} <= set(lines)
     options = made.clones["invocation"]["module_args"]
     assert (options["wait_timeout"], options["workers"]) == (30, 2)
+    assert (options["wait_for"], options["wait_command"], options["ipv4"]) == (["command"], "test -d /proc/1", "")
 
     for check in (True, False):
         again = job.run(check=check, **answers)
@@ -134,6 +137,18 @@ def test_a_fleet_is_made_kept_and_removed_by_answers(job, fleet):
         gone = job.run(survey_state="absent", survey_clones="web-[1:2]\ndb", survey_remove_base="yes")
         assert (gone.status, gone.changed, gone.report["addresses"]) == ("successful", changed, {})
     assert fleet.names() == []
+
+
+def test_addresses_out_of_a_range_are_given_kept_and_taken_back(fleet, tmp_path, bridge):
+    network = {"lxc.net.0.type": "veth", "lxc.net.0.link": bridge, "lxc.net.0.name": "lan0", "lxc.net.0.flags": "up"}
+    job = Job(fleet.lxcpath, tmp_path, {"fleet_base_config": network})
+    answers = {"survey_clones": "web-[1:2]", "survey_wait_for": "network", "survey_ipv4": "203.0.113.10-203.0.113.20/24", "survey_ipv4_gateway": "203.0.113.1"}
+    made = job.run(**answers)
+    assert made.report["addresses"] == {"web-1": ["203.0.113.10"], "web-2": ["203.0.113.11"]}
+    assert "lxc.net.0.ipv4.gateway = 203.0.113.1" in Path(fleet.path("web-2", "config")).read_text()
+    assert job.run(**answers).changed == 0
+    without = job.run(**{**answers, "survey_ipv4": "", "survey_ipv4_gateway": "", "survey_wait_for": "running"})
+    assert without.clones["clones"][0]["actions"] == ["configure"] and "ipv4" not in Path(fleet.path("web-2", "config")).read_text()
 
 
 def test_blank_answers_leave_the_defaults_of_the_role(job):

@@ -179,6 +179,74 @@ def test_a_clone_starts_and_lxcs_own_tools_work_on_it(fleet, store):
     assert not os.path.exists(fleet.path("golden", "lxc_snapshots"))
 
 
+MACHINE_ID = "0123456789abcdef0123456789abcdef\n"
+BIRTHMARKS = {
+    "usr/lib/systemd/systemd": "",
+    "usr/bin/ssh-keygen": "",
+    "etc/hostname": "golden\n",
+    "etc/hosts": "127.0.1.1 golden\n",
+    "etc/machine-id": MACHINE_ID,
+    "etc/ssh/ssh_host_rsa_key": "secret",
+    "var/lib/dhcp/dhclient.leases": "lease",
+}
+
+
+def mark(path):
+    """Make a guest one whose copies would be taken for each other."""
+    for name, text in BIRTHMARKS.items():
+        os.makedirs(os.path.dirname(f"{path}/{name}"), exist_ok=True)
+        with open(f"{path}/{name}", "w") as file:
+            file.write(text)
+
+
+def marks(path):
+    """What a guest has of it."""
+    return {name: open(f"{path}/{name}").read() for name in BIRTHMARKS if os.path.isfile(f"{path}/{name}")}
+
+
+@once_per_store
+def test_a_clone_is_itself_whether_its_base_is_scrubbed_or_not(fleet, store):
+    own = {"usr/lib/systemd/systemd": "", "usr/bin/ssh-keygen": "", "etc/machine-id": ""}
+    inside(fleet, "golden", mark, writable=True)
+    (made,) = fleet.clone(source="golden", name="one", **store.clone)["clones"]
+    assert made["identity"] == ["hostname", "machine_id", "ssh_host_keys", "dhcp"]
+    assert inside(fleet, "golden", marks) == BIRTHMARKS
+    assert inside(fleet, "one", marks) == {**own, "etc/hostname": "one\n", "etc/hosts": "127.0.1.1 one\n"}
+    fleet.clone(name="one", state="absent")
+    sealed = fleet.golden(state="sealed", backing_store=store.base.get("backing_store", "dir"))
+    assert sealed["scrubbed"] == ["machine_id", "ssh_host_keys", "dhcp"]
+    assert inside(fleet, "golden", marks) == {**own, "etc/hostname": "golden\n", "etc/hosts": "127.0.1.1 golden\n"}
+    (made,) = fleet.clone(source="golden", name="one", **store.clone)["clones"]
+    assert made["identity"] == ["hostname"]
+    assert inside(fleet, "one", marks) == {**own, "etc/hostname": "one\n", "etc/hosts": "127.0.1.1 one\n"}
+
+
+@once_per_store
+def test_a_hostile_guest_is_cloned_and_nothing_is_written_through_its_links(fleet, store, tmp_path):
+    host = tmp_path / "host"
+    host.mkdir()
+    for name in ("hosts", "ssh_host_rsa_key"):
+        (host / name).write_text("127.0.1.1 golden the host's\n")
+
+    def turn(path):
+        mark(path)
+        for name, target in {"etc/hostname": "/etc/passwd", "etc/hosts": host / "hosts", "etc/ssh": host, "var/lib/dhcp": "../../.."}.items():
+            sh(["rm", "-rf", f"{path}/{name}"])
+            os.symlink(target, f"{path}/{name}")
+        os.unlink(f"{path}/etc/machine-id")
+        os.mkfifo(f"{path}/etc/machine-id")
+
+    def links(path):
+        return [os.readlink(f"{path}/{name}") for name in ("etc/hostname", "etc/hosts", "etc/ssh", "var/lib/dhcp")], open(f"{path}/etc/passwd").read()
+
+    inside(fleet, "golden", turn, writable=True)
+    before = inside(fleet, "golden", links)
+    made = fleet.clone(source="golden", name="one", **store.clone)
+    assert made["clones"][0]["identity"] == [] and len(made["warnings"]) >= 4
+    assert inside(fleet, "golden", links) == inside(fleet, "one", links) == before
+    assert {(host / name).read_text() for name in os.listdir(host)} == {"127.0.1.1 golden the host's\n"} and len(os.listdir(host)) == 2
+
+
 @once_per_store
 def test_a_view_ends_although_a_file_in_it_is_open_for_a_moment(fleet, store):
     fleet.clone(source="golden", name="one", **store.clone)

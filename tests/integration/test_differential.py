@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ansible_collections.fleet.lxc.plugins.module_utils import fleet as fleet_module
+from ansible_collections.fleet.lxc.plugins.module_utils import identity
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from conftest import Fleet, sh
 from test_conformance import furnish, inside
 
 THEIRS, OURS = "their-clone", "our-clone"
+# lxc-copy knows no more of identity than the hostname and new random MAC addresses.
+LIKE_LXC_COPY = {**dict.fromkeys(identity.ALL.scrubbed, False), "hwaddr": "random"}
 PAGE = Path(__file__).parents[2] / "docs" / "differences-from-lxc-copy.md"
 
 
@@ -281,7 +283,7 @@ def twins(fleet, source, way, elsewhere):
                 done = lxc_copy(fleet, source, *way.lxc_copy, to=target.lxcpath)
                 assert done.returncode == 0, done.stderr
             else:
-                target.clone(source=source, source_lxcpath=fleet.lxcpath, name=name, **way.ours)
+                target.clone(source=source, source_lxcpath=fleet.lxcpath, name=name, identity=LIKE_LXC_COPY, **way.ours)
             found.append(twin(fleet, target, name, before, macs))
     finally:
         for name in (THEIRS, OURS):
@@ -509,7 +511,8 @@ def test_busybox(base_on, elsewhere, way):
 
 @pytest.mark.parametrize("way", ["dir-copy", "dir-snapshot", "overlay-snapshot", "btrfs-snapshot", "loop-copy"])
 def test_debian(base_on, elsewhere, way):
-    ours = hold_against_each_other(base_on, elsewhere, debian, way, {"blank-lines"} | ({"overlay-root"} if way in OVER_DIR else set()))
+    overlaid = {"overlay-work"} if way in OVERLAY else set()
+    ours = hold_against_each_other(base_on, elsewhere, debian, way, {"blank-lines"} | overlaid | ({"overlay-root"} if way in OVER_DIR else set()))
     assert len(ours.root) > 5000
 
 
@@ -722,6 +725,32 @@ def test_another_umask(by_hand):
     assert ours.files["."][1] == 0o770
 
 
+@shown_by_itself("hook-clonehostname")
+def test_lxcs_own_hook_that_replaces_names(fleet, elsewhere):
+    hosts = "127.0.1.1 golden-two golden golden.example.org\n"
+    victim = elsewhere / "hosts"
+    written(fleet, PLAIN + "lxc.include = /usr/share/lxc/config/common.conf\n", elsewhere)
+    own = Path(fleet.path("golden", "rootfs/etc/hosts"))
+    own.write_text(hosts)
+    found = {}
+    for case in ("file", "symlink"):
+        if case == "symlink":
+            victim.write_text(hosts)
+            own.unlink()
+            own.symlink_to(victim)
+        assert lxc_copy(fleet, "golden", "-B", "dir").returncode == 0
+        fleet.clone(source="golden", name=OURS, method="copy")
+        for name in (THEIRS, OURS):
+            path = Path(fleet.path(name, "rootfs/etc/hosts"))
+            found[case, name] = os.readlink(path) if path.is_symlink() else path.read_text()
+            sh(["lxc-destroy", "-P", fleet.lxcpath, "-n", name])
+    assert found["file", THEIRS] == f"127.0.1.1 {THEIRS}-two golden golden.example.org\n"
+    assert found["file", OURS] == f"127.0.1.1 golden-two {OURS} {OURS}.example.org\n"
+    # The host's file was read into the guest.
+    assert found["symlink", THEIRS] == found["file", THEIRS] and found["symlink", OURS] == str(victim)
+    assert victim.read_text() == hosts
+
+
 @shown_by_itself("hook-arguments")
 def test_a_hook_of_the_base_with_arguments(only_ours):
     clone = only_ours("lxc.hook.stop = {base}/before.sh {base}/notes.txt\n", "copying hooks")
@@ -744,9 +773,9 @@ def test_a_root_filesystem_whose_path_has_not_the_bases_name(only_ours, elsewher
 @shown_by_itself("mac-collision")
 def test_a_new_mac_is_one_that_no_container_has(fleet, elsewhere, monkeypatch):
     written(fleet, PLAIN + "lxc.net.0.type = empty\nlxc.net.0.hwaddr = 00:16:3e:01:01:01\n", elsewhere)
-    numbers = itertools.cycle([1, 1, 1, 2, 2, 2])
-    monkeypatch.setattr(fleet_module.random, "randrange", lambda _end: next(numbers))
-    fleet.clone(source="golden", name=OURS, method="copy")
+    octets = itertools.cycle([b"\1\1\1", b"\2\2\2"])
+    monkeypatch.setattr(identity.random, "randbytes", lambda _count: next(octets))
+    fleet.clone(source="golden", name=OURS, method="copy", identity={"hwaddr": "random"})
     assert "hwaddr = 00:16:3e:02:02:02" in Path(fleet.path(OURS, "config")).read_text()
 
 

@@ -20,15 +20,15 @@ DRIVERS = {"storage.directory", "storage.overlay", "storage.btrfs", "storage.loo
 LAYERS = [
     {"errors"},
     {"command", "locks", "mounts"},
-    {"names", "keys", "config", "capabilities", "guest", "disk", "dpkg"},
-    {"container"},
-    {"records"},
+    {"names", "keys", "config", "capabilities", "guest", "disk", "dpkg", "cgroups", "identity"},
+    {"container", "addresses"},
+    {"records", "merge"},
     {"bookkeeping"},
     {"storage.driver", "storage.filesystem", "storage.libzfs"},
     DRIVERS,
     {"storage.registry", "readiness", "plan", "diff"},
-    {"host", "seal"},
-    {"wanted", "apply"},
+    {"host", "seal", "neighbours"},
+    {"wanted", "apply", "waiting"},
     {"fleet", "base_plan", "base_apply"},
     {"bases", "pools"},
 ]
@@ -69,9 +69,10 @@ def test_the_managed_host_needs_the_standard_library_only(name):
     assert imported(FILES[name])[1] <= set(sys.stdlib_module_names)
 
 
-def test_the_planner_is_pure():
-    assert imported(FILES["plan"])[0] <= {"config", "container", "names", "errors", "capabilities"}
-    assert not imported(FILES["plan"])[1] & {"os", "subprocess", "pathlib", "shutil", "socket"}
+@pytest.mark.parametrize("name", ["plan", "merge", "addresses"])
+def test_the_planner_is_pure(name):
+    assert imported(FILES[name])[0] <= {"config", "container", "names", "errors", "capabilities", "merge", "addresses"}
+    assert not imported(FILES[name])[1] & {"os", "subprocess", "pathlib", "shutil", "socket"}
 
 
 def test_one_place_starts_processes():

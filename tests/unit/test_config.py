@@ -32,7 +32,7 @@ lxc.environment = A=1
 
 def derived():
     macs = (f"00:16:3e:00:00:{n:02x}" for n in itertools.count())
-    return derive(Config.parse(BASE), "/p/golden", "web-1", "/q/web-1", "overlay:/p/golden/rootfs:/q/web-1/overlay/delta", lambda: next(macs))
+    return derive(Config.parse(BASE), "/p/golden", "web-1", "/q/web-1", "overlay:/p/golden/rootfs:/q/web-1/overlay/delta", lambda *_interface: next(macs))
 
 
 def test_a_clone_gets_its_own_name_rootfs_and_mac():
@@ -58,7 +58,9 @@ def test_what_is_not_the_bases_stays_comments_included():
 
 
 def derived_from(text, **options):
-    return derive(Config.parse(text), "/p/golden", "web-1", "/q/web-1", "dir:/q/web-1/rootfs", lambda: "00:16:3e:00:00:01", **options)
+    return derive(
+        Config.parse(text), "/p/golden", "web-1", "/q/web-1", "dir:/q/web-1/rootfs", lambda _name, _index, old: old and "00:16:3e:00:00:01", **options
+    )
 
 
 def test_name_rootfs_and_fstab_go_to_the_end_in_liblxcs_order():
