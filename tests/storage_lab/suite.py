@@ -32,7 +32,11 @@ COLUMNS = {"directory": "dir-", "overlay": "overlay", "btrfs": "btrfs", "loop": 
 
 
 def main(report, *arguments):
-    directory = Path(tempfile.mkdtemp(prefix="fleet-storage-"))
+    with tempfile.TemporaryDirectory(prefix="fleet-storage-") as directory:
+        return run(Path(directory), report, arguments)
+
+
+def run(directory, report, arguments):
     (directory / "claims").mkdir()
     pytest = ["python3", "-m", "pytest", "-q", "--tb=short", "--durations=12"]
     # The rest of what needs neither store is run by ./test integration.
@@ -63,7 +67,6 @@ def main(report, *arguments):
     for figure in merged.iter("property"):
         print(figure.get("value"))
     print_matrix(merged)
-    subprocess.run(["rm", "-rf", str(directory)], check=False)
     return any(int(suite.get(kind, 0)) for suite in merged for kind in ("failures", "errors"))
 
 
