@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import sys
 
-import hypothesis
 import pytest
 from checkout import ROOT, build_in, copy_to
 
 sys.path.insert(0, str(ROOT / ".collections"))
-# How long an example takes is a matter of what else the machine does.
-hypothesis.settings.register_profile("fleet", deadline=None)
-hypothesis.settings.load_profile("fleet")
 
 
 @pytest.fixture(scope="session")

@@ -104,16 +104,20 @@ class Applier:
             self._each(items, lambda item: self._power(item, item.steps[len(_before_it_goes(item)) :]), workers)
         return self.done
 
-    def _each(self, items: Iterable[Item], work: Callable[[Item], None], workers: int | None = None) -> list[Item]:
-        """Work on items in a bounded pool; returns those that went well."""
+    def _each(self, items: Iterable[Item], work: Callable[[Item], None], workers: int | None = None, begun: bool = False) -> list[Item]:
+        """Work on items in a bounded pool; returns those that went well.
+
+        :param begun: what was begun with them is finished, though another failed meanwhile.
+        """
 
         def one(item: Item) -> bool:
-            if item.name in self.done.failures or (self.done.failures and self.settings.on_error == "stop"):
+            if item.name in self.done.failures or (self.done.failures and self.settings.on_error == "stop" and not begun):
                 return False
             try:
                 work(item)
                 return True
             except FleetError as error:
+                error.container = error.container or item.name
                 self.done.failures[item.name] = error
             except OSError as error:
                 self.done.failures[item.name] = _failed(item.name, error)
@@ -144,14 +148,14 @@ class Applier:
                 self.survey = survey(guest, self.settings.identity)
         claimed = self._each(items, lambda item: claim(f"{self.host.lxcpath}/{item.name}", item.creation.provenance), 1)
         try:
-            driver.prepare(self.choice.order, [item.creation.rootfs for item in claimed])
+            driver.prepare(self.choice.order, {item.creation.provenance.id: item.creation.rootfs for item in claimed})
         except FleetError as error:
             self.done.failures.update({item.name: error for item in claimed})
         # Making directories gains nothing from threads; commands do.
         alone = not driver.capabilities.parallel or (driver.instant(self.choice.order) and not hooked)
         made = self._each(claimed, lambda item: self._make(item, hooked), 1 if alone else None)
         driver.refresh()
-        made = self._each(made, self._check, 1)
+        made = self._each(made, self._check, 1, begun=True)
         whole = {item.name for item in made}
         for item in claimed:
             if item.name not in whole:

@@ -300,9 +300,7 @@ class CloneCall:
         places = [left.rootfs for left in map(planner.outcome, seen.plan.items) if left and left.rootfs] or [seen.source.rootfs if seen.source else None]
         if places[0] is None:
             return {}
-        driver = self.registry.driver(places[0])
-        driver.refresh()
-        return driver.headroom(places[0])
+        return self.registry.driver(places[0]).headroom(places[0])
 
     def _record(self, item: Item, seen: Seen, done: Done, generation: str | None, addresses: Mapping[str, tuple[list[str], list[str]]]) -> dict[str, Any]:
         actions = done.steps.get(item.name, [])

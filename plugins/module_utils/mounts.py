@@ -10,17 +10,19 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import threading
+import time
 from dataclasses import dataclass
 from typing import Callable, Iterator, Tuple, TypeVar
 
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import RESOURCES, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, FleetError
 
 T = TypeVar("T")
 _CLONE_NEWNS = 0x00020000
-_MS_REC, _MS_SLAVE = 0x4000, 1 << 19
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_SLAVE = 1, 2, 4, 0x4000, 1 << 19
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -151,3 +153,31 @@ def in_private_mounts(work: Callable[[], T]) -> T:
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def mount(source: str, point: str, fstype: str, writable: bool, devices: bool, options: str = "") -> None:
+    """Mount a filesystem by mount(2): a fleet mounts one for each clone, and a process for each is most of what that takes.
+
+    :param devices: its set-uid programs and device nodes have power over this host.
+    :param options: what the filesystem itself is told.
+    :raises FleetError: FAILED.
+    """
+    flags = (0 if writable else _MS_RDONLY) | (0 if devices else _MS_NOSUID | _MS_NODEV)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(os.fsencode(source), os.fsencode(point), fstype.encode(), ctypes.c_ulong(flags), options.encode()) != 0:
+        raise FleetError(f"cannot mount {source} at {point}", why=os.strerror(ctypes.get_errno()), mend="The kernel says more (dmesg).", kind=FAILED)
+
+
+def unmount(point: str) -> None:
+    """Unmount what a private namespace mounted. A process that another thread starts has our open files until it is the program that
+    it shall run; for that moment the kernel calls the mount busy.
+
+    :raises FleetError: FAILED.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    limit = time.monotonic() + 5
+    while libc.umount2(os.fsencode(point), 0) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EBUSY or time.monotonic() > limit:
+            raise FleetError(f"cannot unmount {point}", why=os.strerror(number), kind=FAILED)
+        time.sleep(0.02)

@@ -250,3 +250,17 @@ def test_a_removal_that_is_cut_off_leaves_nothing_that_is_nobodys(golden, monkey
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     result = golden.clone(name=NAMES, state="absent")
     assert "sweep" in result["clones"][0]["actions"] and os.listdir(golden.lxcpath) == ["golden"]
+
+
+def test_clones_that_were_made_before_another_failed_stay_and_the_error_names_that_one(fleet, tmp_path):
+    fleet.golden(state="present")
+    hook = tmp_path / "hook"
+    hook.write_text('#!/bin/sh\n[ "$LXC_NAME" != web-3 ]\n')
+    hook.chmod(0o755)
+    with open(fleet.path("golden", "config"), "a", encoding="utf-8") as file:
+        file.write(f"lxc.hook.clone = {hook}\n")
+    failures = fleet.call(source="golden", name=NAMES, workers=1)["failures"]
+    assert list(failures) == ["web-3"] and str(failures["web-3"]).startswith("web-3: ")
+    assert whole(fleet) == NAMES[:2]
+    hook.write_text("#!/bin/sh\n")
+    assert fleet.clone(source="golden", name=NAMES)["summary"]["created"] == 2

@@ -10,6 +10,7 @@ more. ``<!-- run: lvm -->`` needs a kernel with LVM.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import uuid
@@ -36,7 +37,10 @@ class Host(Machine):
         self.pools = {name: f"{name}{uuid.uuid4().hex[:6]}" for name in ("vg0", "tank")}
 
     def own(self, text):
-        """The page's text with our own names for what this whole machine sees."""
+        """The page's text with our own names for what this whole machine sees, and its template's outcome where there is one already."""
+        archive = os.environ.get("FLEET_LXC_BUSYBOX")
+        if archive:
+            text = text.replace("template: busybox", f"rootfs_archive: {archive}")
         for theirs, ours in [*self.pools.items(), ("/srv/", f"{self.directory}/srv/")]:
             text = text.replace(theirs, ours)
         return text

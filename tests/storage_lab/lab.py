@@ -9,7 +9,7 @@
     lab shell                                           boot, and give a shell
 
 The guest is thrown away after each run. It sees the checkout, read-only, and blank disks, named in FLEET_LXC_DISKS. What it
-writes to /srv/exchange lands in the directory of --exchange. A time limit ends it with 124.
+writes to /srv/exchange lands in the directory of --exchange, which several may have. A time limit ends it with 124.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ IN_THE_ROOT = """
     acl attr bash btrfs-progs busybox-static ca-certificates dnsmasq-base e2fsprogs git iproute2 iptables kmod lvm2 lxc lxc-templates procps
     python3 rsync strace thin-provisioning-tools udev uidmap xfsprogs zfsutils-linux
 """
-FROM_PYPI = "ansible-core==2.19.* pytest>=8 hypothesis pytest-ansible"
+FROM_PYPI = "ansible-core==2.19.* pytest>=8"
 IMAGE_SIZE, DISKS, MEMORY, TIMEOUT = "6G", ["6G", "4G"], "2G", 1200
+# What of a processor costs emulation most. A second one costs a fifth more work for the same tests, and two guests use two cores anyway.
+CPU = "max,la57=off,avx=off,avx2=off,smap=off,smep=off"
 VIRTIOFSD = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]  # Debian 12, Debian 13
 
 
@@ -123,19 +125,20 @@ class Guest:
         self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lab-", dir="/var/tmp")))
         self.shell = options.action == "shell"
         self.exchange = self.directory / "exchange" if self.shell or not options.exchange else options.exchange.resolve()
-        self.exchange.mkdir(exist_ok=True, parents=True)
-        for name in ("command", "output", "status"):
-            (self.exchange / name).unlink(missing_ok=True)
+        self.control = self.directory / "control"
+        self.python = lab / "python"  # what Python compiles there is kept for the next
+        for directory in (self.exchange, self.control, self.python):
+            directory.mkdir(exist_ok=True, parents=True)
 
     def run(self):
         if self.shell:
-            (self.exchange / "term").write_text(os.environ.get("TERM", "dumb"))
+            (self.control / "term").write_text(os.environ.get("TERM", "dumb"))
             return self.start(self.qemu("mon:stdio"), keep=True).wait()
         command = self.options.command
-        (self.exchange / "command").write_text(command[0] if len(command) == 1 else shlex.join(command))
+        (self.control / "command").write_text(command[0] if len(command) == 1 else shlex.join(command))
         end = time.monotonic() + self.options.timeout
-        guest = self.start(self.qemu(f"file:{self.exchange}/console.log"))
-        follow = Follower(self.exchange / "output")
+        guest = self.start(self.qemu(f"file:{self.control}/console.log"))
+        follow = Follower(self.control / "output")
         while guest.poll() is None:
             if time.monotonic() > end:
                 follow.print()
@@ -144,9 +147,9 @@ class Guest:
             time.sleep(0.1)
             follow.print()
         follow.print()
-        status = self.exchange / "status"
+        status = self.control / "status"
         if not status.exists():
-            print(f"the lab ended without a status; its console said:\n{tail(self.exchange / 'console.log')}", file=sys.stderr)
+            print(f"the lab ended without a status; its console said:\n{tail(self.control / 'console.log')}", file=sys.stderr)
             return 125
         return int(status.read_text())
 
@@ -158,13 +161,15 @@ class Guest:
             drives.append(f"file={image},format=raw,if=virtio,cache=unsafe,discard=unmap")
         kernel = "console=ttyS0 quiet loglevel=4 panic=-1 apparmor=0 mitigations=off no_timer_check"  # the timer is late on a busy host
         return [
-            *["qemu-system-x86_64", "-M", "pc,memory-backend=memory", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", self.options.memory],
+            *["qemu-system-x86_64", "-M", "pc,memory-backend=memory", "-accel", "tcg,thread=single", "-cpu", CPU, "-smp", "1", "-m", self.options.memory],
             *["-object", f"memory-backend-memfd,id=memory,size={self.options.memory},share=on"],  # shared with virtiofsd
             *["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", serial],
             *["-kernel", f"{self.lab}/vmlinuz", "-initrd", f"{self.lab}/initramfs", "-append", kernel],
             *[word for drive in drives for word in ("-drive", drive)],
             *self.share("checkout", CHECKOUT),
+            *self.share("control", self.control),
             *self.share("exchange", self.exchange),
+            *self.share("python", self.python),
         ]
 
     def share(self, tag, directory):

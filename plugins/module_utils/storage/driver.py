@@ -34,10 +34,9 @@ import contextlib
 import fcntl
 import os
 import shutil
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Collection, ClassVar, Iterator, Sequence
+from typing import Any, Collection, ClassVar, Iterator, Mapping, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
@@ -117,9 +116,10 @@ class StorageDriver(ABC):
         :raises FleetError: FAILED.
         """
 
-    def prepare(self, order: Order, targets: Sequence[Rootfs]) -> None:
+    def prepare(self, order: Order, targets: Mapping[str, Rootfs]) -> None:
         """Do once what all these clones need.
 
+        :param targets: their places, by the clones' ids.
         :raises FleetError: FAILED.
         """
 
@@ -280,15 +280,6 @@ def tree_size(path: str) -> int:
             if entry.is_dir(follow_symlinks=False) and entry.path not in mounted:
                 pending.append(entry.path)
     return total
-
-
-def unmount(runner: Runner, point: str) -> None:
-    """Unmount a view. A process that another thread starts has our open files until it is the program that it shall run; for that
-    moment the kernel calls the view busy.
-    """
-    limit = time.monotonic() + 5
-    while runner.run(["umount", point], check=time.monotonic() > limit).rc != 0:
-        time.sleep(0.05)
 
 
 def copy_tree(runner: Runner, source: str, target: str) -> None:

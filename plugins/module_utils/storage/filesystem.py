@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.records import syncfs
-from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import unmount
 
 DEFAULT_SIZE = 1 << 30  # LXC's own
 DEFAULT_TYPE = "ext4"
@@ -26,7 +26,7 @@ _NEW_UUID = {"xfs": ["xfs_admin", "-U", "generate"], "btrfs": ["btrfstune", "-f"
 _GROW = {"ext4": ["resize2fs", "{device}"], "xfs": ["xfs_growfs", "{point}"], "btrfs": ["btrfs", "filesystem", "resize", "max", "{point}"]}
 _LEAST_BTRFS = 256 << 20  # the kernel resizes to no less (btrfs_ioctl_resize)
 # A filesystem that is mounted read-only while its device is read-only must not replay its journal.
-_UNTOUCHED = {"ext4": ",noload", "xfs": ",norecovery,nouuid", "btrfs": ",rescue=nologreplay"}
+_UNTOUCHED = {"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}
 
 
 def filesystem_in(path: str) -> str:
@@ -72,11 +72,15 @@ def renew(runner: Runner, device: str) -> None:
 
 
 @contextlib.contextmanager
-def view(runner: Runner, device: str, point: str, writable: bool, devices: bool = False, options: str = "") -> Iterator[str]:
+def view(runner: Runner, device: str, point: str, writable: bool, devices: bool = False, loop: bool = False) -> Iterator[str]:
     """Mount a filesystem; unless asked for, its set-uid programs and device nodes have no power over the host."""
-    options += "rw" if writable else "ro" + _UNTOUCHED.get(filesystem_in(device), "")
-    options += "" if devices else ",nodev,nosuid"
-    runner.run(["mount", "-o", options, device, point])
+    fstype = filesystem_in(device)
+    options = "" if writable else _UNTOUCHED.get(fstype, "")
+    if fstype and stat.S_ISBLK(os.stat(device).st_mode):
+        mounts.mount(device, point, fstype, writable, devices, options)
+    else:
+        words = ["rw" if writable else "ro", *(["loop"] if loop else []), *([] if devices else ["nodev", "nosuid"]), *([options] if options else [])]
+        runner.run(["mount", "-o", ",".join(words), device, point])
     try:
         # Open from the beginning, it learns of every write that failed since (syncfs(2)); of a full thin pool nothing else tells.
         directory = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
@@ -87,7 +91,7 @@ def view(runner: Runner, device: str, point: str, writable: bool, devices: bool 
         finally:
             os.close(directory)
     finally:
-        unmount(runner, point)
+        mounts.unmount(point)
 
 
 def require_growth(runner: Runner, device: str, size: int) -> None:
@@ -108,7 +112,7 @@ def require_growth(runner: Runner, device: str, size: int) -> None:
         )
 
 
-def grow(runner: Runner, device: str, point: str, in_use: bool, options: str = "") -> None:
+def grow(runner: Runner, device: str, point: str, in_use: bool, loop: bool = False) -> None:
     """Let a filesystem take all of its device.
 
     ext4 that nobody uses is grown where it lies. All else is mounted for that, in a namespace of our own: the kernel knows it for
@@ -125,7 +129,7 @@ def grow(runner: Runner, device: str, point: str, in_use: bool, options: str = "
         return
 
     def work() -> None:
-        with view(runner, device, point, True, options=options):
+        with view(runner, device, point, True, loop=loop):
             actual = next(mount.source for mount in reversed(mounts.table()) if mount.point == point)
             runner.run([part.format(device=actual, point=point) for part in _GROW[fstype]])
 

@@ -78,7 +78,7 @@ class LoopDriver(StorageDriver):
 
     @contextlib.contextmanager
     def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
-        with filesystem.view(self.runner, rootfs.path, point, writable, devices, "loop,"):
+        with filesystem.view(self.runner, rootfs.path, point, writable, devices, loop=True):
             yield point
 
     def size(self, rootfs: Rootfs) -> int | None:
@@ -92,7 +92,7 @@ class LoopDriver(StorageDriver):
             raise FleetError(f"{rootfs.path} is in use and is not grown", mend="Stop the container first.", kind=INVALID)
         filesystem.require_growth(self.runner, rootfs.path, size)
         os.truncate(rootfs.path, size)
-        filesystem.grow(self.runner, rootfs.path, point, False, "loop,")
+        filesystem.grow(self.runner, rootfs.path, point, False, loop=True)
 
     def damage(self, rootfs: Rootfs) -> str:
         return "" if os.path.isfile(rootfs.path) else f"{rootfs.path} is missing"

@@ -16,6 +16,8 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import tempfile
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Mapping, Sequence
 
@@ -103,45 +105,43 @@ class LvmDriver(StorageDriver):
     store = "lvm"
     outside = True
     takes = frozenset({"size", "fstype", "vg", "thinpool", "cow_size"})
-    capabilities = Capabilities(
-        snapshot=True,
-        parallel=False,  # LVM's own locks make lvcreate one at a time, and lxc/lxc 2220 shows what happens otherwise
-    )
+    # LVM's own lock of the VG makes lvcreate one at a time; what is before and after that need not wait for another.
+    capabilities = Capabilities(snapshot=True)
 
     def __init__(self, runner: Any):
         super().__init__(runner)
-        self._volumes: dict[str, Volume] | None = None
-        self._groups: dict[str, Group] | None = None
+        self._seen: tuple[dict[str, Volume], dict[str, Group]] | None = None
         self._cow_size = 0
+        self._made: frozenset[str] = frozenset()
 
     # What is there
 
     def refresh(self) -> None:
-        self._volumes = self._groups = None
+        self._seen = None
 
     def volumes(self) -> dict[str, Volume]:
         """Every logical volume by its path /dev/VG/LV."""
-        if self._volumes is None:
-            self._observe()
-        return self._volumes
+        return self._observe()[0]
 
     def groups(self) -> dict[str, Group]:
         """Every volume group by its name."""
-        if self._groups is None:
-            self._observe()
-        return self._groups
+        return self._observe()[1]
 
-    def _observe(self) -> None:
+    def _observe(self) -> tuple[dict[str, Volume], dict[str, Group]]:
         """One command tells of volumes and groups: LVM's take long, for they read every disk."""
+        seen = self._seen  # which another thread may forget
+        if seen:
+            return seen
         self.runner.require("lvm")
         answer = self.runner.run(
             ["lvm", "fullreport", "--reportformat", "json", "--units", "b", "--nosuffix"]
             + [word for report, columns in _COLUMNS.items() for word in ("--configreport", report, "-o", columns)]
         )
         reports = json.loads(answer.stdout)["report"]
-        self._groups = {row["vg_name"]: Group(int(row["vg_free"]), int(row["vg_extent_size"])) for report in reports for row in report.get("vg", ())}
+        groups = {row["vg_name"]: Group(int(row["vg_free"]), int(row["vg_extent_size"])) for report in reports for row in report.get("vg", ())}
         found = [Volume.of(row) for report in reports for row in report.get("lv", ())]
-        self._volumes = {volume.path: volume for volume in found}
+        seen = self._seen = {volume.path: volume for volume in found}, groups
+        return seen
 
     def _volume(self, rootfs: Rootfs) -> Volume:
         """:raises FleetError: MISSING when there is no such volume."""
@@ -219,10 +219,11 @@ class LvmDriver(StorageDriver):
         filesystem.require_renewal(self.runner, source.path)
         group = self.groups()[source.vg]
         each, free = self.cow_size(source, storage, count), group.free
-        if each < 4 * group.extent or each * count > free:
+        least = each if storage.cow_size else 4 * group.extent  # of what is left over, no area is made that is full at once
+        if each < least or each * count > free:
             return [
                 FleetError(
-                    f"the VG {source.vg} has {free // _MIB} MiB free, too little for {count} copy-on-write areas of {max(each, 4 * group.extent) // _MIB} MiB",
+                    f"the VG {source.vg} has {free // _MIB} MiB free, too little for {count} copy-on-write areas of {max(each, least) // _MIB} MiB",
                     mend=f"Add space (vgextend {source.vg} DEVICE), set a smaller storage.cow_size, or keep the base on a thin pool.",
                     kind=RESOURCES,
                 )
@@ -318,19 +319,33 @@ class LvmDriver(StorageDriver):
         place = ["-V", f"{size}b", "--thinpool", f"{vg}/{pool}"] if pool else ["-L", f"{size}b", vg]
         self.runner.run(["lvcreate", "-q", "-y", "-Wy", "--addtag", _TAG + mark, "-n", name, *place])
 
-    def prepare(self, order: Order, targets: Sequence[Rootfs]) -> None:
+    def prepare(self, order: Order, targets: Mapping[str, Rootfs]) -> None:
+        """Make all snapshots by one command: each of LVM's reads every disk before it does anything."""
+        self._cow_size, self._made = 0, frozenset()
         if order.method == SNAPSHOT:
             source = self._volume(order.source)
             self._cow_size = 0 if source.thin else self.cow_size(source, order.storage, len(targets))
+            if len(targets) > 1:
+                lines = [shlex.join(self._snapshot(source, target, mark)) for mark, target in targets.items()]
+                with tempfile.NamedTemporaryFile("w", prefix="fleet.lxc-") as script:
+                    script.write("\n".join(["#!lvm", *lines, ""]))
+                    script.flush()
+                    # It ends with the first that fails; those are tried again, one by one.
+                    self.runner.run(["lvm", script.name], check=False, timeout=self.runner.timeout * len(targets))
+                self.refresh()
+                volumes = self.volumes()
+                self._made = frozenset(t.path for mark, t in targets.items() if t.path in volumes and _TAG + mark in volumes[t.path].tags)
+
+    def _snapshot(self, source: Volume, target: Rootfs, mark: str) -> list[str]:
+        kind = ["-kn", "-ay"] if source.thin else ["-L", f"{self._cow_size}b"]
+        return ["lvcreate", "-q", "-y", "-s", *kind, "-prw", "--addtag", _TAG + mark, "-n", target.path.rpartition("/")[2], f"{source.vg}/{source.name}"]
 
     def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
         os.makedirs(f"{directory}/rootfs", exist_ok=True)
         if order.method == SNAPSHOT:
             source = self._volume(order.source)
-            kind = ["-kn", "-ay"] if source.thin else ["-L", f"{self._cow_size}b"]
-            self.runner.run(
-                ["lvcreate", "-q", "-y", "-s", *kind, "-prw", "--addtag", _TAG + mark, "-n", target.path.rpartition("/")[2], f"{source.vg}/{source.name}"]
-            )
+            if target.path not in self._made:
+                self.runner.run(self._snapshot(source, target, mark))
             filesystem.renew(self.runner, target.path)
             if order.storage.size and order.storage.size > source.size:
                 self.refresh()

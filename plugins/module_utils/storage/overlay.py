@@ -27,7 +27,6 @@ from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
     copy_tree,
     not_enough_space,
     tree_size,
-    unmount,
 )
 
 # Filesystems that the kernel refuses as the upper layer, or that lack the xattrs and whiteouts it needs.
@@ -104,7 +103,7 @@ class OverlayDriver(StorageDriver):
         try:
             yield point
         finally:
-            unmount(self.runner, point)
+            mounts.unmount(point)
 
     def damage(self, rootfs: Rootfs) -> str:
         work = os.path.join(os.path.dirname(rootfs.path), "work")

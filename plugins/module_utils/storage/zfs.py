@@ -13,6 +13,7 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Sequence
@@ -21,7 +22,8 @@ from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, UNSUPPORTED, FleetError
-from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across, unmount
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.libzfs import ACLTYPE_POSIX, CANMOUNT_NOAUTO, XATTR_SA, LibZfs, Properties
 
 _PROPERTY = "fleet.lxc:id"
 _MADE_FOR = "fleet.lxc:snapshot"
@@ -47,7 +49,7 @@ class ZfsDriver(StorageDriver):
     store = "zfs"
     outside = True
     takes = frozenset({"zfs_dataset"})
-    capabilities = Capabilities(snapshot=True, parallel=False)
+    capabilities = Capabilities(snapshot=True)
 
     def __init__(self, runner: Any):
         super().__init__(runner)
@@ -60,13 +62,14 @@ class ZfsDriver(StorageDriver):
 
     def datasets(self) -> dict[str, Dataset]:
         """Every filesystem and snapshot by its name."""
-        if self._datasets is None:
+        datasets = self._datasets  # which another thread may forget
+        if datasets is None:
             self.runner.require("zfs")
             rows = self.runner.run(["zfs", "list", "-H", "-p", "-t", "filesystem,snapshot", "-o", _COLUMNS]).stdout.splitlines()
-            self._datasets = {}
+            datasets = {}
             for row in rows:
                 name, kind, origin, used, available, mountpoint, mark, made_for = row.split("\t")
-                self._datasets[name] = Dataset(
+                datasets[name] = Dataset(
                     name,
                     kind,
                     _value(origin),
@@ -76,7 +79,16 @@ class ZfsDriver(StorageDriver):
                     _value(mark),
                     _value(made_for),
                 )
-        return self._datasets
+            self._datasets = datasets
+        return datasets
+
+    @staticmethod
+    @functools.lru_cache(maxsize=None)
+    def library() -> LibZfs | None:
+        try:
+            return LibZfs()
+        except OSError:
+            return None
 
     def _snapshots_of(self, name: str) -> list[Dataset]:
         return [one for one in self.datasets().values() if one.type == "snapshot" and one.name.startswith(name + "@")]
@@ -124,7 +136,7 @@ class ZfsDriver(StorageDriver):
                     )
                 ]
         if order.method != SNAPSHOT:
-            self.runner.require("rsync", "mount")
+            self.runner.require("rsync")
             needed = order.reader.used(order.source) * len(targets)
             free = self.datasets()[targets[0].path.rpartition("/")[0]].available if targets else needed
             if needed > free:
@@ -157,8 +169,11 @@ class ZfsDriver(StorageDriver):
         if order.method == SNAPSHOT:
             os.makedirs(point, exist_ok=True)
             snapshot = self._snapshot_for(order.source, target)
-            self.runner.run(["zfs", "snapshot", "-o", f"{_MADE_FOR}={mark}", snapshot])
-            self.runner.run(["zfs", "clone", *_properties(point, mark), snapshot, target.path])
+            library = self.library()
+            if not (library and library.snapshot(snapshot, {_MADE_FOR: mark})):
+                self.runner.run(["zfs", "snapshot", "-o", f"{_MADE_FOR}={mark}", snapshot])
+            if not (library and library.clone(target.path, snapshot, _numbered(point, mark))):
+                self.runner.run(["zfs", "clone", *_properties(point, mark), snapshot, target.path])
         else:
             self.create(target, directory, order.storage, mark)
             copy_across(order, self, target, directory)
@@ -184,11 +199,11 @@ class ZfsDriver(StorageDriver):
 
     @contextlib.contextmanager
     def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
-        self.runner.run(["mount", "-t", "zfs", "-o", "zfsutil" + ("" if devices else ",nodev,nosuid") + ("" if writable else ",ro"), rootfs.path, point])
+        mounts.mount(rootfs.path, point, "zfs", writable, devices)
         try:
             yield point
         finally:
-            unmount(self.runner, point)
+            mounts.unmount(point)
 
     def headroom(self, rootfs: Rootfs) -> dict[str, Any]:
         dataset = self.datasets().get(rootfs.path)
@@ -258,3 +273,8 @@ def _value(field: str) -> str:
 def _properties(mountpoint: str, mark: str) -> list[str]:
     # A clone inherits from its parent in the tree, not from its origin; and without acltype, ACLs are neither set nor copied.
     return ["-o", "acltype=posixacl", "-o", "xattr=sa", "-o", f"mountpoint={mountpoint}", "-o", "canmount=noauto", "-o", f"{_PROPERTY}={mark}"]
+
+
+def _numbered(mountpoint: str, mark: str) -> Properties:
+    """The same for the library."""
+    return {"acltype": ACLTYPE_POSIX, "xattr": XATTR_SA, "mountpoint": mountpoint, "canmount": CANMOUNT_NOAUTO, _PROPERTY: mark}
