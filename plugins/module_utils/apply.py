@@ -30,7 +30,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT,
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
-from ansible_collections.fleet.lxc.plugins.module_utils.identity import Identity, is_scrubbed, rename, renames, scrub, write_seed
+from ansible_collections.fleet.lxc.plugins.module_utils.identity import Identity, Survey, renames, scrub, survey, write_seed
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Creation, Item, Plan
 from ansible_collections.fleet.lxc.plugins.module_utils.records import claim, reconfigure, syncfs, write_file
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import remove_tree
@@ -66,7 +66,7 @@ class Applier:
     def __init__(self, host: LxcHost, settings: Settings, choice: Choice | None = None, source: Container | None = None):
         self.host, self.settings, self.choice, self.source = host, settings, choice, source
         self.owner: tuple[int, int] | None = None
-        self.scrubbed = False
+        self.survey: Survey | None = None
         self.done = Done()
 
     def apply(self, plan: Plan) -> Done:
@@ -142,9 +142,10 @@ class Applier:
         hooked = bool(self._hooks(expanded)) or any(self._hooks(item.creation.config) for item in items)
         self.owner = mapped_root(expanded)
         layers = self.choice.order.reader.layers(self.choice.order.source)
-        if layers is not None:
+        # What a hook or a mounted clone holds is looked at in each clone.
+        if layers is not None and not hooked:
             with GuestRoot(layers) as guest:
-                self.scrubbed = is_scrubbed(guest, self.settings.identity.scrubbed)
+                self.survey = survey(guest, self.settings.identity)
         claimed = self._each(items, lambda item: claim(f"{self.host.lxcpath}/{item.name}", item.creation.provenance), 1)
         try:
             driver.prepare(self.choice.order, {item.creation.provenance.id: item.creation.rootfs for item in claimed})
@@ -246,17 +247,28 @@ class Applier:
 
     def _identify(self, name: str, creation: Creation, layers: list[str]) -> None:
         """Make a clone itself; what cannot be done is told, and is no failure."""
-        wanted = self.settings.identity
+        wanted, found = self.settings.identity, self.survey
 
         def warn(text: str) -> None:
             self.done.warnings.append(f"{name}: {text}")
 
-        with GuestRoot(layers) as guest:
-            done = ["hostname"] if wanted.hostname and rename(guest, name, self.source.name, warn) else []
-            done += [] if self.scrubbed else scrub(guest, wanted.scrubbed, warn)
-            if creation.seed is not None and write_seed(guest, name, creation.provenance.id, creation.seed, warn):
-                done.append("cloud_init_seed")
-        self.done.identity[name] = done
+        done = []
+        files = found.renamed(name, self.source.name) if found else {}
+        if not found or files or creation.seed is not None or not found.scrubbed:
+            with GuestRoot(layers) as guest:
+                if found is None:
+                    found = survey(guest, wanted)
+                    files = found.renamed(name, self.source.name)
+                for path, text in files.items():
+                    guest.replace(path, text)
+                done += ["hostname"] if files else []
+                done += [] if found.scrubbed else scrub(guest, wanted.scrubbed, warn)
+                if creation.seed is not None and write_seed(guest, name, creation.provenance.id, creation.seed, warn):
+                    done.append("cloud_init_seed")
+        for problem in found.problems:
+            warn(problem)
+        if done:
+            self.done.identity[name] = done
 
     def _count(self, owner: tuple[str, str], removed: list[tuple[str, str]]) -> None:
         # The containers are gone; that LXC counts them still is worth a word and no failure.

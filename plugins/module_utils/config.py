@@ -255,6 +255,7 @@ def derive(
     rootfs: str,
     mac: Callable[[str, int, str | None], str | None],
     expanded: Config | None = None,
+    bare: Iterable[int] = (),
 ) -> tuple[Config, dict[str, str]]:
     """A clone's configuration, as liblxc makes it.
 
@@ -263,6 +264,7 @@ def derive(
 
     :param mac: gives the MAC address of (name, number of the interface, address that the source has for it).
     :param expanded: the source's configuration with its includes, which may name an fstab too.
+    :param bare: the interfaces that have no MAC address in the source (:func:`without_hwaddr`).
     :returns: the configuration, and the files to copy along: {path in the source: path in the clone}.
     :raises FleetError: BROKEN for an fstab that is no absolute path.
     """
@@ -297,7 +299,7 @@ def derive(
         return value
 
     config.map_values(change)
-    for index in _without_hwaddr(effective):
+    for index in bare:
         address = mac(name, index, None)
         if address:
             config.lines.append(f"lxc.net.{index}.hwaddr = {address}")
@@ -312,7 +314,7 @@ def _index(key: str) -> int:
     return int(next(filter(str.isdigit, key.split(".")), 0))
 
 
-def _without_hwaddr(config: Config) -> list[int]:
+def without_hwaddr(config: Config) -> tuple[int, ...]:
     """The interfaces with a MAC address of their own that a configuration leaves to chance."""
     types: dict[int, str] = {}
     given = set()
@@ -324,7 +326,7 @@ def _without_hwaddr(config: Config) -> list[int]:
             given.add(int(match.group(1)))
         elif key == "lxc.net" and not value:
             types.clear()
-    return sorted(index for index, kind in types.items() if kind in ("veth", "macvlan") and index not in given)
+    return tuple(sorted(index for index, kind in types.items() if kind in ("veth", "macvlan") and index not in given))
 
 
 def mapped_root(config: Config) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils import readiness
 from ansible_collections.fleet.lxc.plugins.module_utils.apply import Applier, Done, Settings
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, hwaddrs
+from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, hwaddrs, without_hwaddr
 from ansible_collections.fleet.lxc.plugins.module_utils.container import ABSENT, FOREIGN, RUNNING, STOPPED, UNFINISHED, Container, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.diff import render
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, FAILED, INVALID, FleetError
@@ -74,8 +74,10 @@ class CloneCall:
         if self.options["state"] != "absent":
             cgroups.check((clone.config for clone in self.clones), "config")
 
-    def run(self, check_mode: bool) -> dict[str, Any]:
+    def run(self, check_mode: bool, diff: bool = True) -> dict[str, Any]:
         """Do what the options ask; in check mode say what would be done.
+
+        :param diff: whether the result has the plan as a diff.
 
         :raises FleetError: before anything is touched. What fails later is in the result's ``failures``.
         """
@@ -99,7 +101,8 @@ class CloneCall:
             addresses = self._wait(seen.plan, done)
         else:
             addresses = self._addresses({item.name: item.container.pid for item in seen.plan.items if item.container and item.container.pid})
-        return self._result(seen, done, addresses)
+        result = self._result(seen, done, addresses)
+        return {**result, "diff": render(seen.plan)} if diff else result
 
     def _apply(self, seen: Seen, locks: tuple[int, ...]) -> Done:
         with self.runner.keeping(locks):
@@ -144,6 +147,7 @@ class CloneCall:
             if source is None or missing:
                 unfinished = frozenset(clone.name.name for clone in missing if clone.name.name in observed.containers)
                 choice, warnings = self._choose(source, source_name, tuple(clone.name.name for clone in missing), unfinished)
+                expanded = self.source_host.expanded(source)
                 make = Make(
                     method=choice.order.method,
                     place=functools.partial(choice.driver.place, choice.order),
@@ -151,7 +155,8 @@ class CloneCall:
                     mac=MacAddresses(self.identity.hwaddr, self.host.lxcpath, lambda: self._neighbours(observed).macs()),
                     time=now(),
                     version=VERSION,
-                    expanded=self.source_host.expanded(source),
+                    expanded=expanded,
+                    bare=without_hwaddr(expanded),
                 )
         # A source that is gone, or mistyped, is a family's name still: it never widens a removal.
         family = source.provenance.family if source and source.provenance else source_name
@@ -285,7 +290,6 @@ class CloneCall:
             "clones": shown,
             "summary": summary,
             "storage": self._headroom(seen),
-            "diff": render(seen.plan),
             "warnings": seen.warnings + told(warning.partition(": ")[::2] for warning in done.warnings),
             "failures": done.failures,
             "left_out": [i.name for i in seen.plan.items if set(i.steps) - set(done.steps.get(i.name, ())) and i.name not in done.failures],

@@ -23,12 +23,12 @@ import os
 import random
 import re
 import stat as modes
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Callable, Collection, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils.config import read_text
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
-from ansible_collections.fleet.lxc.plugins.module_utils.guest import WRITTEN, GuestRoot
+from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 
 STABLE, RANDOM, KEEP = "stable", "random", "keep"
 
@@ -68,6 +68,7 @@ WantedBy=multi-user.target
 # Where a machine's own name stands: in the lines of its own addresses, and in settings.
 _IN_HOSTS = ("127.", "::1"), r"([ \t])(?:%s)(?=[.\s]|$)"
 _IN_SYSCONFIG = ("HOSTNAME=", "DHCP_HOSTNAME="), r"(=[\"']?)(?:%s)(?=[.\s\"']|$)"
+_HOSTNAME, _HOSTS = "etc/hostname", "etc/hosts"
 _SEED = "var/lib/cloud/seed/nocloud"
 
 
@@ -108,12 +109,53 @@ def scrub(guest: GuestRoot, items: Collection[str], warn: Callable[[str], None])
     return done
 
 
-def is_scrubbed(guest: GuestRoot, items: Collection[str]) -> bool:
-    """Whether nothing is left to be taken away, so that clones need not be looked through one by one."""
+@dataclass(frozen=True)
+class Survey:
+    """What a source holds that its clones have to change, found once for all that are made of it."""
+
+    scrubbed: bool  # nothing is left to be taken away
+    named: Mapping[str, bytes] = field(default_factory=dict)  # the files in which a name may stand
+    problems: tuple[str, ...] = ()  # what was not read, as the operator is told
+
+    def renamed(self, name: str, source: str) -> dict[str, bytes]:
+        """The files that change, and what they become, when the guest is called by another name.
+
+        :param source: the name of the container that is cloned.
+        """
+        own = self.named.get(_HOSTNAME)
+        # localhost is nobody's own name.
+        old = {source, (own or b"").strip().decode("ascii", "replace")} - {"", "localhost"}
+        names = "|".join(map(re.escape, sorted(old, key=len, reverse=True)))
+        files = {} if own is None else {_HOSTNAME: name.encode() + b"\n"}
+        for path, text in self.named.items():
+            if path != _HOSTNAME and names:
+                files[path] = _renamed(text, *(_IN_HOSTS if path == _HOSTS else _IN_SYSCONFIG), names, name)
+        return {path: text for path, text in files.items() if text != self.named[path]}
+
+
+def survey(guest: GuestRoot, wanted: Identity) -> Survey:
+    """Look through a source, or through a clone that nothing has been done to."""
+    named: dict[str, bytes] = {}
+    problems = []
+    paths = [_HOSTNAME, _HOSTS] if wanted.hostname else []
     try:
-        return not any(_found(guest, _TRACES.get(item, ())) for item in items) and not ("machine_id" in items and _machine_ids(guest))
+        if wanted.hostname and guest.stat("etc/sysconfig"):
+            paths += ["etc/sysconfig/network", *_found(guest, ["etc/sysconfig/network-scripts/ifcfg-*"])]
+    except FleetError as error:
+        problems.append(f"hostname was left as it is in settings: {error}")
+    for path in paths:
+        try:
+            text = guest.read(path)
+        except FleetError as error:
+            problems.append(f"hostname was left as it is: {error}")
+            continue
+        if text is not None:
+            named[path] = text
+    try:
+        scrubbed = not any(_found(guest, _TRACES.get(item, ())) for item in wanted.scrubbed) and not ("machine_id" in wanted.scrubbed and _machine_ids(guest))
     except FleetError:
-        return False
+        scrubbed = False
+    return Survey(scrubbed, named, tuple(problems))
 
 
 def _scrub(guest: GuestRoot, item: str, warn: Callable[[str], None]) -> bool:
@@ -180,47 +222,22 @@ def _makes_host_keys(guest: GuestRoot) -> bool:
     return True
 
 
-def rename(guest: GuestRoot, name: str, source: str, warn: Callable[[str], None]) -> bool:
-    """Give a guest its name in /etc/hostname, and in other files where the old one stands.
-
-    :param source: the name of the container that it was cloned from.
-    """
-    written = False
-    old = {source}
-    try:
-        old.add((guest.read("etc/hostname", 256) or b"").strip().decode("ascii", "replace"))
-        written = guest.replace("etc/hostname", name.encode() + b"\n") == WRITTEN
-    except FleetError as error:
-        warn(f"hostname was left as it is: {error}")
-    # localhost is nobody's own name.
-    names = "|".join(map(re.escape, sorted(old - {"", "localhost"}, key=len, reverse=True)))
-    try:
-        network = ["etc/sysconfig/network", *_found(guest, ["etc/sysconfig/network-scripts/ifcfg-*"])] if guest.stat("etc/sysconfig") else []
-        for path, (begins, pattern) in {"etc/hosts": _IN_HOSTS, **dict.fromkeys(network, _IN_SYSCONFIG)}.items():
-            text = guest.read(path)
-            renamed = _renamed(text, begins, re.compile(pattern % names), name) if text and names else text
-            if renamed != text:
-                written = guest.replace(path, renamed) == WRITTEN or written
-    except FleetError as error:
-        warn(f"hostname was left as it is in other files: {error}")
-    return written
-
-
 def renames(hook: str) -> bool:
-    """Whether a clone hook is LXC's own that sees to what :func:`rename` does.
+    """Whether a clone hook is LXC's own that sees to what :meth:`Survey.renamed` does.
 
     It replaces the name where it is only a part of another, and goes through the guest's symlinks into the host's files.
     """
     return hook.split(None, 1)[0].endswith("/lxc/hooks/clonehostname")
 
 
-def _renamed(text: bytes, begins: tuple[str, ...], pattern: re.Pattern, name: str) -> bytes:
+def _renamed(text: bytes, begins: tuple[str, ...], pattern: str, names: str, name: str) -> bytes:
     """A file in which a machine's own names, bare or before a domain, are replaced; all else, comments included, as it stands."""
+    expression = re.compile(pattern % names)
     lines = []
     for line in text.decode("utf-8", "surrogateescape").splitlines(keepends=True):
         entry, mark, comment = line.partition("#")
         own = entry.startswith(begins)
-        lines.append((pattern.sub(lambda match: match.group(1) + name, entry) if own else entry) + mark + comment)
+        lines.append((expression.sub(lambda match: match.group(1) + name, entry) if own else entry) + mark + comment)
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 

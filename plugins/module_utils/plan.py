@@ -87,6 +87,7 @@ class Make:
     time: str
     version: str
     expanded: Config | None = None  # the source's configuration with its includes
+    bare: tuple[int, ...] = ()  # its interfaces without a MAC address
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ def _creation(clone: WantedClone, wanted: Wanted, source: Container, make: Make,
     name = clone.name.name
     directory = f"{wanted.lxcpath}/{name}"
     rootfs = make.place(name)
-    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.mac, make.expanded)
+    config, files = configuration.derive(source.config, source.directory, name, directory, str(rootfs), make.mac, make.expanded, make.bare)
     config, keyed = with_options(clone, config, Keyed(), wanted.ipv4, assigner, wanted.includes)
     record = source.provenance
     provenance = Provenance(

@@ -367,7 +367,7 @@ clones:
       sample: 00:16:3e:4a:11:07
     identity:
       description:
-        - Of a clone that this call made, what was made its own. V(hostname), V(cloud_init_seed), and of a source that was not scrubbed
+        - Present for a clone that this call made where anything was made its own. V(hostname), V(cloud_init_seed), and of a source that was not scrubbed
           V(machine_id), V(ssh_host_keys), V(random_seed), V(dhcp), V(cloud_init).
       type: list
       elements: str
@@ -420,14 +420,12 @@ from ansible_collections.fleet.lxc.plugins.module_utils.wanted import CLONE_ARGU
 def main() -> None:
     module = AnsibleModule(argument_spec=CLONE_ARGUMENTS, supports_check_mode=True)
     try:
-        result = CloneCall(module.params).run(module.check_mode)
+        result = CloneCall(module.params).run(module.check_mode, module._diff)  # pylint: disable=protected-access
     except FleetError as error:
         module.fail_json(msg=str(error), kind=error.kind)
     for warning in result.pop("warnings"):
         module.warn(warning)
     failures, left_out = list(result.pop("failures").values()), result.pop("left_out")
-    if not module._diff:  # pylint: disable=protected-access
-        del result["diff"]
     if failures:
         more = f" ({len(failures) - 1} more failed: {', '.join(str(f.container) for f in failures[1:11])})" if len(failures) > 1 else ""
         if left_out:

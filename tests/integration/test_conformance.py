@@ -242,7 +242,7 @@ def test_a_hostile_guest_is_cloned_and_nothing_is_written_through_its_links(flee
     inside(fleet, "golden", turn, writable=True)
     before = inside(fleet, "golden", links)
     made = fleet.clone(source="golden", name="one", **store.clone)
-    assert made["clones"][0]["identity"] == [] and len(made["warnings"]) >= 4
+    assert "identity" not in made["clones"][0] and len(made["warnings"]) >= 4
     assert inside(fleet, "golden", links) == inside(fleet, "one", links) == before
     assert {(host / name).read_text() for name in os.listdir(host)} == {"127.0.1.1 golden the host's\n"} and len(os.listdir(host)) == 2
 

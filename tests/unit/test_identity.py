@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
-from ansible_collections.fleet.lxc.plugins.module_utils.identity import ALL, MacAddresses, is_scrubbed, rename, scrub, write_seed
+from ansible_collections.fleet.lxc.plugins.module_utils.identity import ALL, MacAddresses, scrub, survey, write_seed
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="overlay mounts and device nodes need root")
 ITEMS = ALL.scrubbed
@@ -72,6 +72,17 @@ def scrubbed(*layers, items=ITEMS):
         return scrub(guest, items, warnings.append), warnings
 
 
+def rename(guest, name, source, warn):
+    """As a clone is renamed; whether anything changed."""
+    found = survey(guest, ALL)
+    for problem in found.problems:
+        warn(problem)
+    files = found.renamed(name, source)
+    for path, text in files.items():
+        guest.replace(path, text)
+    return bool(files)
+
+
 def paths(root):
     return {os.path.relpath(os.path.join(where, name), root) for where, directories, files in os.walk(root) for name in [*directories, *files]}
 
@@ -90,10 +101,10 @@ def test_a_debian_guest_is_rid_of_all_that_two_must_not_share(debian):
 
 def test_a_scrubbed_guest_is_known_and_left_alone(debian):
     with GuestRoot([str(debian)]) as guest:
-        assert not is_scrubbed(guest, ITEMS)
+        assert not survey(guest, ALL).scrubbed
     scrubbed(debian)
     with GuestRoot([str(debian)]) as guest:
-        assert is_scrubbed(guest, ITEMS)
+        assert survey(guest, ALL).scrubbed
     assert scrubbed(debian) == ([], [])
 
 
