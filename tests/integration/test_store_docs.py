@@ -38,11 +38,11 @@ class Host(Machine):
 
     def own(self, text):
         """The page's text with our own names for what this whole machine sees, and its template's outcome where there is one already."""
+        for theirs, ours in [*self.pools.items(), ("/srv/", f"{self.directory}/srv/")]:
+            text = text.replace(theirs, ours)
         archive = os.environ.get("FLEET_LXC_BUSYBOX")
         if archive:
             text = text.replace("template: busybox", f"rootfs_archive: {archive}")
-        for theirs, ours in [*self.pools.items(), ("/srv/", f"{self.directory}/srv/")]:
-            text = text.replace(theirs, ours)
         return text
 
     def yaml(self, text):

@@ -146,8 +146,11 @@ def test_a_thin_pool_that_fills_up_in_the_middle_leaves_whole_clones_and_no_resi
         fleet = base_on({"thinpool": "tight", "size": "64M"})
 
         def add_room():
+            sh(["lvcreate", "-q", "-y", "-V", "96M", "--thinpool", f"{vg}/tight", "-n", "ballast"])
+            sh(["dd", "if=/dev/zero", f"of=/dev/{vg}/ballast", "bs=1M", "oflag=direct"], check=False)
             with pytest.raises(FleetError, match=f"the data of the thin pool {vg}/tight is .*% full.*lvextend"):
                 fleet.clone(source="golden", name="more")
+            sh(["lvremove", "-q", "-f", f"{vg}/ballast"])
             sh(["lvextend", "-q", "-L", "400M", f"{vg}/tight"])
 
         grows_when_cloned(fleet, add_room)
@@ -168,3 +171,19 @@ def test_clones_cut_off_at_random_moments_are_completed_by_the_next_run(base_on,
     assert [path.rpartition("/")[2] for path in made] == names, moments
     fleet.clone(name=names, state="absent")
     assert volumes.present() == bare and os.listdir(fleet.lxcpath) == ["golden"], moments
+
+
+@pytest.mark.parametrize(("storage", "devices"), [(THIN, ["golden", "web--1", "pool-tpool"]), (THICK, ["golden", "golden-real", "web--1"])], ids=["thin", "thick"])
+def test_what_a_killed_command_left_suspended_is_resumed(base_on, volumes, storage, devices):
+    fleet, vg = base_on(storage), volumes.use("volume_group").replace("-", "--")
+    options = {"source": "golden", "name": ["web-1", "web-2"], "method": "snapshot", "storage": {"cow_size": "16M"} if storage is THICK else None}
+    fleet.clone(**options)
+    for device in devices:
+        fleet.clone(name="web-2", state="absent")
+        # Whoever reads it waits for ever.
+        sh(["dmsetup", "suspend", f"{vg}-{device}"])
+        fleet.clone(**options)
+        for name in ("golden", "web-1", "web-2"):
+            assert "etc" in inside(fleet, name, os.listdir)
+    sh(["dmsetup", "suspend", f"{vg}-web--1"])
+    fleet.clone(name=["web-1", "web-2"], state="absent")

@@ -13,6 +13,7 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -92,6 +93,11 @@ class Volume:
     def path(self) -> str:
         return f"/dev/{self.vg}/{self.name}"
 
+    @property
+    def device(self) -> str:
+        """Its name below /dev/mapper."""
+        return f"{self.vg.replace('-', '--')}-{self.name.replace('-', '--')}"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -148,6 +154,20 @@ class LvmDriver(StorageDriver):
         volume = self.volumes().get(rootfs.path)
         if volume is None:
             raise FleetError(f"the logical volume {rootfs.path} is missing", why="lvs does not list it", mend="See vgs and vgchange -ay.", kind=MISSING)
+        return self._resumed(volume)
+
+    def _resumed(self, volume: Volume) -> Volume:
+        """A volume that can be read. A command of LVM that was killed in the middle leaves devices suspended, and whoever reads such a one
+        waits for ever. One that is still at work has the VG locked, and ours waits for it.
+        """
+        needed = [volume, *(self.volumes().get(f"/dev/{volume.vg}/{name}") for name in (volume.pool, volume.origin) if name)]
+        devices, found = suspended(), False
+        for one in reversed([one for one in needed if one]):
+            if devices & {one.device + suffix for suffix in ("", "-real", "-cow", "-tpool")}:
+                self.runner.run(["lvchange", "-q", "--refresh", one.path[5:]])
+                found = True
+        if found:
+            self.refresh()
         return volume
 
     def _snapshots_of(self, volume: Volume) -> list[Volume]:
@@ -379,6 +399,9 @@ class LvmDriver(StorageDriver):
 
     @contextlib.contextmanager
     def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
+        volume = self.volumes().get(rootfs.path)
+        if volume:
+            self._resumed(volume)
         with filesystem.view(self.runner, rootfs.path, point, writable, devices):
             yield point
 
@@ -465,7 +488,7 @@ class LvmDriver(StorageDriver):
                 mend="Remove those first.",
                 kind=BUSY,
             )
-        self.runner.run(["lvremove", "-q", "-f", rootfs.path[5:]])
+        self.runner.run(["lvremove", "-q", "-f", self._resumed(volume).path[5:]])
         self.refresh()
 
     def used(self, rootfs: Rootfs) -> int:
@@ -487,6 +510,17 @@ class LvmDriver(StorageDriver):
 
 def _smaller(size: int) -> FleetError:
     return FleetError(f"storage.size is less than the {size} bytes that it has", why="a filesystem is not made smaller", mend="Leave it out.", kind=INVALID)
+
+
+def suspended() -> frozenset[str]:
+    """The devices of device-mapper to which no read or write goes through."""
+    names = set()
+    for directory in glob.glob("/sys/block/dm-*/dm"):
+        with contextlib.suppress(OSError):
+            with open(f"{directory}/suspended", encoding="ascii") as file, open(f"{directory}/name", encoding="utf-8") as name:
+                if file.read().strip() == "1":
+                    names.add(name.read().strip())
+    return frozenset(names)
 
 
 def device_path(path: str) -> str:
