@@ -173,7 +173,9 @@ def test_clones_cut_off_at_random_moments_are_completed_by_the_next_run(base_on,
     assert volumes.present() == bare and os.listdir(fleet.lxcpath) == ["golden"], moments
 
 
-@pytest.mark.parametrize(("storage", "devices"), [(THIN, ["golden", "web--1", "pool-tpool"]), (THICK, ["golden", "golden-real", "web--1"])], ids=["thin", "thick"])
+@pytest.mark.parametrize(
+    ("storage", "devices"), [(THIN, ["golden", "web--1", "pool-tpool"]), (THICK, ["golden", "golden-real", "web--1"])], ids=["thin", "thick"]
+)
 def test_what_a_killed_command_left_suspended_is_resumed(base_on, volumes, storage, devices):
     fleet, vg = base_on(storage), volumes.use("volume_group").replace("-", "--")
     options = {"source": "golden", "name": ["web-1", "web-2"], "method": "snapshot", "storage": {"cow_size": "16M"} if storage is THICK else None}
