@@ -190,15 +190,16 @@ class BaseApplier:
     def _seal(self, plan: BasePlan) -> None:
         base = self.host.read(self.name)
         driver = self.registry.driver(base.rootfs)
-        check_unused(base, driver, "is not sealed")
-        if self.options["scrub"]:
-            self._scrub(base, plan.dependents)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{base.directory}/{REFUSED}")
         write_atomically(f"{base.directory}/{GUARD}", guard_script(base), 0o755)
         config = with_guard(base.config, base.directory, True)
         if config != base.config:
             write_atomically(f"{base.directory}/config", str(config))
+        # Whoever starts it from here on meets the guard; who was faster is seen.
+        check_unused(base, driver, "is not sealed")
+        if self.options["scrub"]:
+            self._scrub(base, plan.dependents)
         generation = uuid.uuid4().hex[:12]
         driver.seal(base.rootfs, generation)
         record = replace(

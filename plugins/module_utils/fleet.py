@@ -152,7 +152,7 @@ class CloneCall:
                     method=choice.order.method,
                     place=functools.partial(choice.driver.place, choice.order),
                     new_id=lambda: uuid.uuid4().hex,
-                    mac=MacAddresses(self.identity.hwaddr, self.host.lxcpath, lambda: self._neighbours(observed).macs()),
+                    mac=MacAddresses(self.identity.hwaddr, self.host.lxcpath, lambda: self._neighbours(observed).macs(unfinished)),
                     time=now(),
                     version=VERSION,
                     expanded=expanded,

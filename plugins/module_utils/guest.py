@@ -132,8 +132,8 @@ class GuestRoot:
             _set_times(top, times)
         return WRITTEN
 
-    def write(self, path: str, data: bytes) -> str:
-        """Like :meth:`replace`, and make a file that does not exist, readable by all, with its directory's owner.
+    def write(self, path: str, data: bytes, mode: int = 0o644) -> str:
+        """Like :meth:`replace`, and make a file that does not exist, with its directory's owner.
 
         :returns: ABSENT where there is no such directory.
         """
@@ -148,7 +148,7 @@ class GuestRoot:
         with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=top), "wb") as file:
             file.write(data)
             os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), mode)
         return WRITTEN
 
     def names(self, path: str) -> list[str]:
@@ -198,7 +198,9 @@ class GuestRoot:
                 top = self._cleared(directory, name)
                 os.mkdir(name, 0o755, dir_fd=top)
                 self._own(directory, name, top)
-                os.chmod(name, 0o755, dir_fd=top)
+                made = os.open(name, _DIRECTORY, dir_fd=top)
+                os.fchmod(made, 0o755)  # whatever the umask is
+                os.close(made)
                 _hide_lower(directory, name)
 
     def link(self, path: str, target: str) -> str:

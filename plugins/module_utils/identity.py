@@ -35,13 +35,18 @@ STABLE, RANDOM, KEEP = "stable", "random", "keep"
 # What is removed from a source, by the item that it belongs to. A pattern is of the last component only.
 _TRACES = {
     "ssh_host_keys": ("etc/ssh/ssh_host_*_key", "etc/ssh/ssh_host_*_key.pub"),
-    "random_seed": ("var/lib/systemd/random-seed", "var/lib/urandom/random-seed", "var/lib/random-seed", "var/lib/misc/random-seed", "var/lib/seedrng/seed.*"),
+    "random_seed": ("var/lib/systemd/random-seed", "var/lib/systemd/credential.secret", "var/lib/urandom/random-seed", "var/lib/random-seed", "var/lib/misc/random-seed", "var/lib/seedrng/seed.*"),
     "dhcp": (
         *(f"var/lib/{client}/*.lease{s}" for client in ("dhcp", "dhclient", "dhcpcd", "dhcpcd5", "NetworkManager") for s in ("", "s", "6")),
         *(f"{place}{secret}" for place in ("var/lib/dhcpcd/", "var/lib/dhcpcd5/", "etc/dhcpcd.") for secret in ("duid", "secret")),
         "var/lib/NetworkManager/secret_key",
     ),
     "cloud_init": tuple(f"var/lib/cloud/{part}" for part in ("instance", "instances", "data", "sem")),
+}
+# What is not taken away, and the operator should know of: (item, pattern).
+_REMARKS = {
+    ("ssh_host_keys", "etc/dropbear/dropbear_*_host_key"): "dropbear's host keys are those of all clones: remove them in the base if its service makes new ones",
+    ("cloud_init", "var/lib/cloud/seed/*/meta-data"): "cloud-init's own seed is that of all clones, its instance-id included: give each one of its own (cloud_init)",
 }
 _MACHINE_ID = re.compile(rb"[0-9a-f]{32}\s*")
 _SYSTEMD = ("usr/lib/systemd/systemd", "lib/systemd/systemd")
@@ -104,8 +109,11 @@ def scrub(guest: GuestRoot, items: Collection[str], warn: Callable[[str], None])
         try:
             if _scrub(guest, item, warn):
                 done.append(item)
-        except FleetError as error:
+        except (FleetError, OSError) as error:
             warn(f"{item} was left as it is: {error}")
+    for path, remark in _REMARKS.items():
+        if path[0] in items and _seen(guest, path[1]):
+            warn(remark)
     return done
 
 
@@ -188,6 +196,16 @@ def _found(guest: GuestRoot, patterns: Collection[str]) -> list[str]:
     return found
 
 
+def _seen(guest: GuestRoot, pattern: str) -> bool:
+    """Whether anything matches a pattern, in which one directory may be any."""
+    before, star, after = pattern.partition("/*/")
+    try:
+        places = [f"{before}/{name}/{after}" for name in guest.names(before)] if star else [pattern]
+        return any(_found(guest, [place]) for place in places)
+    except FleetError:
+        return False
+
+
 def _machine_ids(guest: GuestRoot) -> list[str]:
     found = []
     for path in ("etc/machine-id", "var/lib/dbus/machine-id"):
@@ -232,7 +250,8 @@ def renames(hook: str) -> bool:
 
 def _renamed(text: bytes, begins: tuple[str, ...], pattern: str, names: str, name: str) -> bytes:
     """A file in which a machine's own names, bare or before a domain, are replaced; all else, comments included, as it stands."""
-    expression = re.compile(pattern % names)
+    # A name with a domain takes the place of the old one's, too.
+    expression = re.compile(pattern % (f"(?:{names})(?:\\.[A-Za-z0-9.-]+)?" if "." in name else names))
     lines = []
     for line in text.decode("utf-8", "surrogateescape").splitlines(keepends=True):
         entry, mark, comment = line.partition("#")
@@ -253,7 +272,9 @@ def write_seed(guest: GuestRoot, name: str, instance: str, seed: Mapping[str, An
         files = {"meta-data": meta, "user-data": seed.get("user_data") or "", "network-config": seed.get("network_config")}
         for file, content in files.items():
             if content is not None:
-                guest.write(f"{_SEED}/{file}", _text(file, content).encode())
+                # User data may hold secrets, and the base's own may be readable by all.
+                guest.remove(f"{_SEED}/{file}")
+                guest.write(f"{_SEED}/{file}", _text(file, content).encode(), 0o600 if file == "user-data" else 0o644)
         return True
     except FleetError as error:
         warn(f"cloud_init was not given its seed: {error}")
@@ -299,7 +320,7 @@ class MacAddresses:
             return old
         if self._used is None:
             self._used = {mac.lower() for mac in self._ask()}
-            self._host = host_id()
+            self._host = f"{host_id()}\0{os.path.realpath(self.lxcpath)}"
         attempt = 0
         while True:
             mac = "00:16:3e:" + ":".join(f"{octet:02x}" for octet in self._octets(name, index, attempt))
@@ -311,4 +332,4 @@ class MacAddresses:
     def _octets(self, name: str, index: int, attempt: int) -> bytes:
         if self.kind == RANDOM:
             return random.randbytes(3)
-        return hashlib.sha256("\0".join((self._host, self.lxcpath, name, str(index), str(attempt))).encode()).digest()[:3]
+        return hashlib.sha256("\0".join((self._host, name, str(index), str(attempt))).encode()).digest()[:3]

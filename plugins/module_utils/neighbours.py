@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Iterable, Iterator
+from typing import Collection, Iterable, Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import readiness
 from ansible_collections.fleet.lxc.plugins.module_utils.addresses import Holder, address_of, addresses_in
@@ -50,9 +50,18 @@ class Neighbours:
                     found.append(Holder(address, lxcpath, name))
         return found
 
-    def macs(self) -> set[str]:
-        """The MAC addresses of this host's interfaces and in the configurations of its containers, in lower case."""
-        found = {mac.lower() for _lxcpath, _name, config in self._configurations(_running()) for mac in hwaddrs(config)}
+    def macs(self, made_anew: Collection[str] = ()) -> set[str]:
+        """The MAC addresses of this host's interfaces and in the configurations of its containers, in lower case.
+
+        :param made_anew: containers of our own lxcpath whose addresses are to be theirs again.
+        """
+        here = self.observed.lxcpath
+        found = {
+            mac.lower()
+            for lxcpath, name, config in self._configurations(_running())
+            if not (lxcpath == here and name in made_anew)
+            for mac in hwaddrs(config)
+        }
         for interface in os.listdir("/sys/class/net"):
             with contextlib.suppress(OSError):
                 with open(f"/sys/class/net/{interface}/address", encoding="ascii") as file:

@@ -34,7 +34,7 @@ _STORAGE: dict[str, Any] = {
     "zfs_dataset": {"type": "str"},
 }
 
-_SEED: dict[str, Any] = {"user_data": {"type": "raw"}, "network_config": {"type": "raw"}, "meta_data": {"type": "dict"}}
+_SEED: dict[str, Any] = {"user_data": {"type": "raw", "no_log": True}, "network_config": {"type": "raw"}, "meta_data": {"type": "dict"}}
 
 SHARED_ARGUMENTS: dict[str, Any] = {
     "lxcpath": {"type": "path"},

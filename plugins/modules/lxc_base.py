@@ -35,7 +35,7 @@ options:
     type: path
   adopt:
     description:
-      - Make an existing container the base.
+      - Make an existing container the base. With O(state=sealed) it is scrubbed, unless O(scrub=false).
     type: bool
     default: false
   family:

@@ -201,6 +201,31 @@ def test_a_name_is_given_in_the_settings_of_red_hats_kin(debian):
     assert (debian / "etc/sysconfig/network-scripts/ifcfg-eth0").read_text() == 'DHCP_HOSTNAME="web-1"\n'
 
 
+def test_a_name_with_a_domain_takes_the_place_of_the_old_one(debian):
+    with GuestRoot([str(debian)]) as guest:
+        rename(guest, "web.example.com", "other", pytest.fail)
+    assert (debian / "etc/hosts").read_text().splitlines()[1] == "127.0.1.1\tweb.example.com web.example.com # golden"
+
+
+def test_what_stays_the_same_in_all_clones_is_told(debian):
+    furnish(debian, {"etc/dropbear/dropbear_rsa_host_key": "secret"})
+    _done, warnings = scrubbed(debian)
+    assert [warning.split()[0] for warning in warnings] == ["dropbear's"]
+    furnish(debian, {"var/lib/cloud/seed/nocloud-net/meta-data": "instance-id: golden"})
+    assert [warning.split()[0] for warning in scrubbed(debian)[1]] == ["dropbear's", "cloud-init's"]
+
+
+@needs_root
+def test_what_cannot_be_removed_is_told(debian):
+    subprocess.run(["chattr", "+i", debian / "etc/machine-id"], check=True)
+    try:
+        done, warnings = scrubbed(debian)
+    finally:
+        subprocess.run(["chattr", "-i", debian / "etc/machine-id"], check=True)
+    assert "machine_id" not in done and "ssh_host_keys" in done
+    assert warnings[0].startswith("machine_id was left as it is: ")
+
+
 def test_localhost_is_nobodys_old_name(debian):
     (debian / "etc/hostname").write_text("localhost\n")
     (debian / "etc/hosts").write_text("127.0.0.1 localhost localhost.localdomain\n")
@@ -276,6 +301,7 @@ def test_a_seed_is_what_cloud_init_reads(debian):
     header, _newline, body = (place / "user-data").read_text().partition("\n")
     assert header == "#cloud-config" and json.loads(body) == {"packages": ["nginx"]}
     assert (place / "network-config").read_text() == "version: 2\n"
+    assert [stat.S_IMODE((place / name).stat().st_mode) for name in ("user-data", "meta-data")] == [0o600, 0o644]
 
 
 def test_stable_addresses_are_the_same_again_and_never_anothers():
