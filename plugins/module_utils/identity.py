@@ -35,7 +35,11 @@ STABLE, RANDOM, KEEP = "stable", "random", "keep"
 # What is removed from a source, by the item that it belongs to. A pattern is of the last component only.
 _TRACES = {
     "ssh_host_keys": ("etc/ssh/ssh_host_*_key", "etc/ssh/ssh_host_*_key.pub"),
-    "random_seed": ("var/lib/systemd/random-seed", "var/lib/systemd/credential.secret", "var/lib/urandom/random-seed", "var/lib/random-seed", "var/lib/misc/random-seed", "var/lib/seedrng/seed.*"),
+    "random_seed": (
+        *(f"var/lib/{place}random-seed" for place in ("systemd/", "urandom/", "", "misc/")),
+        "var/lib/systemd/credential.secret",
+        "var/lib/seedrng/seed.*",
+    ),
     "dhcp": (
         *(f"var/lib/{client}/*.lease{s}" for client in ("dhcp", "dhclient", "dhcpcd", "dhcpcd5", "NetworkManager") for s in ("", "s", "6")),
         *(f"{place}{secret}" for place in ("var/lib/dhcpcd/", "var/lib/dhcpcd5/", "etc/dhcpcd.") for secret in ("duid", "secret")),
@@ -45,8 +49,8 @@ _TRACES = {
 }
 # What is not taken away, and the operator should know of: (item, pattern).
 _REMARKS = {
-    ("ssh_host_keys", "etc/dropbear/dropbear_*_host_key"): "dropbear's host keys are those of all clones: remove them in the base if its service makes new ones",
-    ("cloud_init", "var/lib/cloud/seed/*/meta-data"): "cloud-init's own seed is that of all clones, its instance-id included: give each one of its own (cloud_init)",
+    ("ssh_host_keys", "etc/dropbear/dropbear_*_host_key"): "dropbear's host keys are those of all clones: remove them if its service makes new ones",
+    ("cloud_init", "var/lib/cloud/seed/*/meta-data"): "cloud-init's seed is that of all clones, its instance-id too: give each its own (cloud_init)",
 }
 _MACHINE_ID = re.compile(rb"[0-9a-f]{32}\s*")
 _SYSTEMD = ("usr/lib/systemd/systemd", "lib/systemd/systemd")

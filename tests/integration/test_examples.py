@@ -38,8 +38,8 @@ def test_every_example_runs_and_changes_something(fleet, tmp_path):
     default = tmp_path / "default.conf"
     default.write_text("".join(f"{key} = {value}\n" for key, value in NETWORK.items() if value))
     sh(["lxc-create", "-P", fleet.lxcpath, "-n", "C1", "-f", str(default), "-t", "busybox"])
-    sh(["lxc-start", "-P", fleet.lxcpath, "-n", "C1"])
     sh(["tar", "--numeric-owner", "--one-file-system", "-cf", str(tmp_path / "golden.tar"), "-C", fleet.path("C1", "rootfs"), "."])
+    sh(["lxc-start", "-P", fleet.lxcpath, "-n", "C1"])
     template = tmp_path / "lxc-debian"
     template.write_text(DEBIAN)
     template.chmod(0o755)
