@@ -42,6 +42,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import 
 
 START_LOG = "fleet.lxc.start.log"
 _MONITOR = "[lxc monitor] "
+_INIT_LISTENS_BY = 3  # seconds
 
 
 @dataclass
@@ -346,20 +347,25 @@ class LxcHost:
     def stop(self, name: str, timeout: float, force: bool) -> None:
         """Shut a container down in good order; kill it only if that fails and ``force`` says so.
 
+        An init that has just begun does not listen yet, and the kernel keeps from it what it does not listen for: the halt signal is
+        sent a second time.
+
         :raises FleetError: BUSY when it did not stop.
         """
         common = ["lxc-stop", "-P", self.lxcpath, "-n", name]
-        self.runner.run([*common, "--nokill", "-t", str(int(timeout))], timeout=timeout + 30, check=False)
-        if self._is_up(name):
-            if not force:
-                raise FleetError(
-                    f"did not shut down within {timeout:g} s",
-                    container=name,
-                    why="its init did not follow the halt signal",
-                    mend="Raise stop_timeout, or set force_stop: true to kill it.",
-                    kind=BUSY,
-                )
-            self.runner.run([*common, "-k"], container=name, check=False)
+        for seconds in (_INIT_LISTENS_BY, timeout - _INIT_LISTENS_BY) if timeout > _INIT_LISTENS_BY else (timeout,):
+            self.runner.run([*common, "--nokill", "-t", str(int(seconds))], timeout=seconds + 30, check=False)
+            if not self._is_up(name):
+                return
+        if not force:
+            raise FleetError(
+                f"did not shut down within {timeout:g} s",
+                container=name,
+                why="its init did not follow the halt signal",
+                mend="Raise stop_timeout, or set force_stop: true to kill it.",
+                kind=BUSY,
+            )
+        self.runner.run([*common, "-k"], container=name, check=False)
         deadline = time.monotonic() + 10
         while self._is_up(name):
             if time.monotonic() > deadline:

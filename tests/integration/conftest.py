@@ -229,16 +229,17 @@ class Volumes:
 
     def __init__(self, request):
         self.request = request
+        self.instead = {}  # {fixture: what takes its place}
 
-    def value(self, name):
-        return self.request.getfixturevalue(name)
+    @property
+    def used(self):
+        """{fixture: the VG or dataset that it made}, of the whole session."""
+        return self.request.session.__dict__.setdefault("fleet_volumes", {})
 
     def present(self):
         """Every volume and dataset of the fixtures in use, but for what they made themselves."""
-        used = self.request.session.__dict__.setdefault("fleet_volumes", set())
         found = []
-        for name in used:
-            value = self.value(name)
+        for name, value in self.used.items():
             if name == "volume_group":
                 found += [f"/dev/{value}/{lv}" for lv in sh(["lvs", "--noheadings", "-o", "lv_name", value]).split() if lv != "pool"]
             else:
@@ -246,9 +247,8 @@ class Volumes:
         return sorted(found)
 
     def use(self, name):
-        value = self.value(name)
-        self.request.session.__dict__.setdefault("fleet_volumes", set()).add(name)
-        return value
+        self.used[name] = self.instead.get(name) or self.request.getfixturevalue(name)
+        return self.used[name]
 
     def remove_all(self):
         present = self.present()

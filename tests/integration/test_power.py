@@ -12,7 +12,7 @@ import time
 
 import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
-from conftest import sh
+from conftest import inside, sh
 
 # The kernel keeps from a first process every signal that it has no handler for: this one never heeds a halt.
 DEAF = {"lxc.init.cmd": "/bin/sleep 1000"}
@@ -113,6 +113,20 @@ def test_a_guest_that_does_not_heed_the_halt_signal_is_killed_where_that_is_aske
         assert result["clones"][0]["actions"] == actions
         assert golden.up() == (["web"] if state == "restarted" else [])
         assert golden.names() == (["golden"] if state == "absent" else ["golden", "web"])
+
+
+def test_a_guest_that_has_just_begun_stops_once_its_init_listens(golden):
+    golden.clone(source="golden", name="web", config={"lxc.init.cmd": "/bin/late"})
+
+    def write(path):
+        with open(f"{path}/bin/late", "w", opener=lambda name, flags: os.open(name, flags, 0o755)) as file:
+            file.write("#!/bin/sh\nsleep 1\ntrap 'exit 0' USR1\nwhile :; do sleep 0.1; done\n")
+
+    inside(golden, "web", write, writable=True)
+    golden.clone(source="golden", name="web", config={"lxc.init.cmd": "/bin/late"}, state="started")
+    begin = time.monotonic()
+    assert golden.clone(name="web", state="absent")["clones"][0]["actions"] == ["stop", "remove"]
+    assert time.monotonic() - begin < 15  # of the 30 s that it would have been waited for
 
 
 def test_one_guest_that_does_not_heed_the_halt_signal_keeps_no_other_from_stopping(golden):

@@ -4,7 +4,7 @@
 
 """Twenty clones in one call against the commands by hand in a loop, on LVM and ZFS. Ratios only: machines differ.
 
-The module's call is timed without the start of Python before it, which under emulation takes two to six seconds.
+The module's call is timed without the start of Python before it, which in the storage lab takes a second or two.
 """
 
 from __future__ import annotations

@@ -10,11 +10,33 @@ They skip where the kernel has no ZFS: ./test storage runs them in a machine tha
 from __future__ import annotations
 
 import os
+import uuid
 
 import pytest
 import test_crashes
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from conftest import lxc, sh
+
+
+@pytest.fixture
+def tight_zfs_pool(volumes, tmp_path):
+    """A pool that holds a base and two clones of 24 MiB, in place of the other one; calling it adds room."""
+    pool = f"tight{uuid.uuid4().hex[:6]}"
+
+    def disk(name, size):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(size)
+        return str(tmp_path / name)
+
+    sh(["zpool", "create", "-m", "none", "-O", "recordsize=1M", pool, disk("small", 160 << 20)])
+    sh(["zfs", "create", f"{pool}/lxc"])
+    before = dict(volumes.used)
+    volumes.instead["zfs_dataset"] = f"{pool}/lxc"
+    yield lambda: sh(["zpool", "add", pool, disk("more", 512 << 20)])
+    volumes.remove_all()
+    volumes.used.clear()
+    volumes.used.update(before)
+    sh(["zpool", "destroy", "-f", pool])
 
 
 def test_lxc_copy_takes_a_stale_dataset_for_its_clone_and_ours_refuses(base_on, volumes, refused):
@@ -60,7 +82,11 @@ def test_a_clone_of_a_zfs_clone_holds_it_and_a_new_generation_leaves_the_clones_
     assert volumes.present() == []
 
 
-def test_a_pool_that_fills_up_in_the_middle_leaves_whole_clones_and_no_residue(base_on, volumes, grows_when_cloned):
+def test_a_pool_that_fills_up_in_the_middle_leaves_whole_clones_and_no_residue(tight_zfs_pool, base_on, grows_when_cloned):
+    grows_when_cloned(base_on(), tight_zfs_pool)
+
+
+def test_a_quota_that_is_reached_in_the_middle_leaves_whole_clones_and_no_residue(base_on, volumes, grows_when_cloned):
     root = volumes.use("zfs_dataset")
     # Near its limit ZFS waits for the disk after each record.
     sh(["zfs", "set", "recordsize=1M", f"quota={80 << 20}", root])

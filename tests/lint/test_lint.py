@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from checkout import ROOT, run
 
-LAB = [f"tests/storage_lab/{name}" for name in ("lab", "init", "initramfs", "build-kernel", "build-image")]
+LAB = [f"tests/storage_lab/{name}" for name in ("lab", "init", "build-kernel", "build-image")]
 SCRIPTS = ["test", "quickstart", ".ci/run", *LAB, *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("roles/*/files/*.sh"))]
 LINTERS = {
     "ansible-lint": ["ansible-lint", "--offline", "--profile", "production"],
