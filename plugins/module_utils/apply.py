@@ -27,7 +27,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils import plan as planner
 from ansible_collections.fleet.lxc.plugins.module_utils.bookkeeping import keep_snapshots, owners_of, pairs, rdepends
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config, mapped_root
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Container, Rootfs
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
 from ansible_collections.fleet.lxc.plugins.module_utils.identity import Identity, Survey, renames, scrub, survey, write_seed
@@ -338,7 +338,13 @@ class Applier:
                 mend=f"Use lxc-destroy -n {container.name}.",
                 kind=CONFLICT,
             )
-        self.discard(container.directory, rootfs, mark)
+        try:
+            self.discard(container.directory, rootfs, mark)
+        except FleetError as error:
+            if error.kind in (BUSY, RESOURCES) and container.provenance:
+                # Nothing was removed, so it is not unfinished: the next run would make it anew.
+                os.rename(f"{container.directory}/{INTENT}", f"{container.directory}/{PROVENANCE}")
+            raise
 
     # What exists
 

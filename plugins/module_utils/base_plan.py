@@ -20,7 +20,8 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN,
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, names_of
-from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_unused, fingerprint, with_guard
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_unused, fingerprint, held, with_guard
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Storage
 
 CREATE, ADOPT, SWEEP, STOP, CONFIGURE, TUNE, SEAL, UNSEAL = "create", "adopt", "sweep", "stop", "configure", "tune", "seal", "unseal"
 START = planner.START
@@ -66,10 +67,11 @@ class BasePlanner:
 
     :param options: the module's.
     :param config: its option ``config``, checked.
+    :param storage: its option ``storage``, parsed.
     """
 
-    def __init__(self, host: LxcHost, name: str, options: Mapping[str, Any], config: Mapping[str, list[str]]):
-        self.host, self.name, self.options, self.config = host, name, options, config
+    def __init__(self, host: LxcHost, name: str, options: Mapping[str, Any], config: Mapping[str, list[str]], storage: Storage):
+        self.host, self.name, self.options, self.config, self.storage = host, name, options, config, storage
         self.runner, self.registry = host.runner, host.registry
         self.warnings: list[str] = []
 
@@ -84,6 +86,8 @@ class BasePlanner:
             return self._plan_absent(found, dependents)
         if found is None or found.kind == UNFINISHED:
             return self._plan_creation(found)
+        if found.away:
+            raise FleetError("is out of reach", container=self.name, why=found.damage, mend=found.away, kind=RESOURCES)
         if found.kind == BROKEN:
             raise FleetError(
                 "is broken", container=self.name, why=found.damage, mend=f"Restore that, or remove it (lxc_base name={self.name} state=absent).", kind="broken"
@@ -107,6 +111,11 @@ class BasePlanner:
                 )
         if options["rootfs_archive"]:
             self.runner.require("tar")
+        driver = self.registry.drivers[options["backing_store"]]
+        problem = driver.no_place(driver.home(self.name, self.host.lxcpath, self.storage), self.storage, swept=found is not None)
+        if problem:
+            problem.container = self.name
+            raise problem
         last = {"sealed": (SEAL,), "started": (START,)}.get(options["state"], ())
         return BasePlan((*self._sweep(found), CREATE, *last), found)
 
@@ -230,6 +239,7 @@ class BasePlanner:
                 mend="Leave delete_adopted out, which removes our marks only, and remove the rest by hand.",
                 kind=CONFLICT,
             )
+        self._refuse_held(found, dependents)
         steps = []
         if found.state != STOPPED:
             self._must_stop(found, "is not removed")
@@ -240,6 +250,13 @@ class BasePlanner:
             if all(dependent.state == STOPPED for dependent in dependents):
                 self._refuse_unseen_dependents(found, roots)
         return BasePlan((*steps, REMOVE), found, None, dependents)
+
+    def _refuse_held(self, found: Container, dependents: tuple[Container, ...]) -> None:
+        """Before anything is stopped: what its store would refuse then."""
+        for container in (*dependents, found):
+            problem = held(container, self.registry, [one.rootfs.path for one in dependents if one.rootfs])
+            if problem:
+                raise problem
 
     def _forgotten(self, found: Container) -> Config | None:
         """The configuration as it would be without us."""

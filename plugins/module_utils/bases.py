@@ -82,7 +82,7 @@ class BaseCall:
         :raises FleetError: with nothing half done: a base is whole, or the next run sweeps it.
         """
         self.host.check(writing=True)
-        planner = BasePlanner(self.host, self.name, self.options, self.config)
+        planner = BasePlanner(self.host, self.name, self.options, self.config, self.storage)
         locks = [lxcpath_lock(self.host.lxcpath), base_lock(self.host.lxcpath, self.name, exclusive=True)]
         plan = planner.plan() if check_mode else settled(planner.plan, locks, self.options["lock_timeout"])
         warnings, scrubbed = planner.warnings, []

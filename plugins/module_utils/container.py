@@ -111,6 +111,7 @@ class Container:
     rootfs: Rootfs | None = None
     provenance: Provenance | None = None
     damage: str = ""  # why it is BROKEN
+    away: str = ""  # what brings its storage back, where that is only out of reach
     remark: str = ""  # what the operator should know while it is not
     size: int | None = None  # bytes, where the store is sized ahead
     granule: int = 1  # bytes that its size is a multiple of

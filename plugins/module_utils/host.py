@@ -109,13 +109,19 @@ class LxcHost:
             for rootfs in (container.rootfs, recorded):
                 if rootfs:
                     owners.setdefault(rootfs.path, set()).add(container.name)
-            driver = self.registry.drivers.get(container.rootfs.store) if container.rootfs else None
-            for lower in driver.lower_of(container.rootfs) if driver else ():
+            for lower in self._lower_of(container):
                 standing.setdefault(lower, []).append(container)
         for lower, dependents in standing.items():
             for owner in owners.get(lower, set()) | owners.get(os.path.realpath(lower), set()):
                 observed.dependents.setdefault(owner, []).extend(one for one in dependents if one.name != owner)
         return observed
+
+    def _lower_of(self, container: Container) -> list[str]:
+        """What a container's root filesystem stands on, as far as its store can tell: one that cannot keeps nobody from the others."""
+        driver = self.registry.drivers.get(container.rootfs.store) if container.rootfs and not container.away else None
+        with contextlib.suppress(FleetError):
+            return driver.lower_of(container.rootfs) if driver else []
+        return []
 
     def read(self, name: str) -> Container | None:
         """One container, read on its own; None when there is none."""
@@ -196,13 +202,23 @@ class LxcHost:
             return container
         if record is None:
             return replace(container, kind=UNFINISHED, provenance=intent)
+        away = None
         if not damage:
-            damage = self._damage(rootfs, record)
-        if damage:
-            return replace(container, kind=BROKEN, provenance=record, damage=damage)
-        driver = self.registry.driver(rootfs)
+            try:
+                away = self.registry.driver(rootfs).away(rootfs)
+                damage = str(away or self._damage(rootfs, record))
+                if not damage:
+                    return self._whole(replace(container, kind=COMPLETE, provenance=record))
+            except FleetError as error:
+                # One store without its tools or its kernel module keeps nobody from the others.
+                away, damage = error, str(error)
+        mend = (away.mend or "Mend that.") if away else ""
+        return replace(container, kind=BROKEN, provenance=record, damage=damage if not away else away.what, away=mend)
+
+    def _whole(self, container: Container) -> Container:
+        driver, rootfs = self.registry.driver(container.rootfs), container.rootfs
         size = driver.size(rootfs)
-        return replace(container, kind=COMPLETE, provenance=record, remark=driver.remark(rootfs), size=size, granule=driver.granule(rootfs) if size else 1)
+        return replace(container, remark=driver.remark(rootfs), size=size, granule=driver.granule(rootfs) if size else 1)
 
     def known_elsewhere(self, name: str) -> str | None:
         """The lxcpath below which the record in a container's directory knows it, where that is this very one under another name."""
@@ -226,8 +242,7 @@ class LxcHost:
             if "/" in name or lxcpath == self.lxcpath or (os.path.exists(lxcpath) and os.path.samefile(lxcpath, self.lxcpath)):
                 continue
             other = LxcHost(lxcpath, self.runner, self.registry).read(name)
-            driver = self.registry.drivers.get(other.rootfs.store) if other and other.rootfs else None
-            if driver and container.rootfs and container.rootfs.path in driver.lower_of(other.rootfs):
+            if other and container.rootfs and container.rootfs.path in self._lower_of(other):
                 found.append(other)
         return found
 

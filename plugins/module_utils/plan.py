@@ -28,7 +28,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import (
     Provenance,
     Rootfs,
 )
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.merge import Addressing, Keyed, WantedClone, assigner_of, with_options
 
 # Steps, in the order in which a call takes them.
@@ -190,6 +190,8 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
     family = _family(source)
     if found.kind == FOREIGN or found.is_base or found.provenance.family != family:
         raise FleetError(_what_it_is(found, family), container=name, mend="Choose another name, or remove it by hand if it is not needed.", kind=CONFLICT)
+    if found.away:
+        raise FleetError("is out of reach", container=name, why=found.damage, mend=found.away, kind=RESOURCES)
     if found.kind == BROKEN:
         raise FleetError(
             "is broken", container=name, why=found.damage, mend=f"Restore that, or remove it (lxc_clone name={name} state=absent) and run again.", kind="broken"

@@ -12,15 +12,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from typing import Sequence
+from typing import Collection, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, check_legacy, split_line
-from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, STOPPED, UNFINISHED, Container
+from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN, STOPPED, UNFINISHED, Container, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry
 
 REFUSED = f"{GUARD}.refused"
 # Where a distribution writes when packages come and go.
@@ -119,6 +120,28 @@ def check_unused(container: Container, driver: StorageDriver, consequence: str, 
     if pid is not None:
         by = f"process {pid} runs on it" if pid else "it is attached as a loop device"
         raise FleetError(f"{consequence}: its root filesystem is in use", container=container.name, why=by, mend="Stop what runs there.", kind=BUSY)
+
+
+def held(container: Container, registry: Registry, going: Collection[str]) -> FleetError | None:
+    """Why a container's storage would not be removed; None when it would, or is none of ours.
+
+    :param going: the paths of root filesystems that are removed before it.
+    """
+    if container.away:
+        mend = f"{container.away} If it is lost for good, remove {container.directory} by hand."
+        return FleetError("is not removed: its storage is out of reach", container=container.name, why=container.damage, mend=mend, kind=RESOURCES)
+    record = container.provenance
+    rootfs = Rootfs.parse(record.rootfs) if record else container.rootfs
+    driver = registry.drivers.get(rootfs.store) if rootfs else None
+    if driver is None:
+        return None
+    try:
+        problem = driver.held(rootfs, record.id if record else None, going)
+    except FleetError as error:
+        problem = error
+    if problem:
+        problem.container = container.name
+    return problem
 
 
 def with_guard(config: Config, directory: str, wanted: bool) -> Config:

@@ -17,6 +17,8 @@ import uuid
 
 import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils import records
+from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
+from ansible_collections.fleet.lxc.plugins.module_utils.container import PROVENANCE
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost
@@ -691,3 +693,23 @@ def test_a_full_disk_is_an_error_and_no_traceback(tmp_path):
         assert not [name for name in os.listdir(fleet.lxcpath) if not os.path.exists(fleet.path(name, "fleet.lxc.json"))]
     finally:
         sh(["umount", str(point)])
+
+
+@pytest.mark.parametrize("rootfs", ["zfs:tank/lxc/other", "lvm:/dev/vg0/other"])
+def test_a_container_on_a_store_that_cannot_be_asked_stops_nobody_else(golden, rootfs, monkeypatch):
+    golden.clone(source="golden", name="other")
+    config, record = golden.path("other", "config"), golden.path("other", PROVENANCE)
+    monkeypatch.setattr(Runner, "which", lambda self, tool: None if tool in ("lvm", "zfs") else shutil.which(tool))
+    for recorded in (True, False):
+        sh(["sed", "-i", f"s|^lxc.rootfs.path = .*|lxc.rootfs.path = {rootfs}|", config])
+        if recorded:
+            text = json.dumps({**json.loads(open(record).read()), "rootfs": rootfs})
+            with open(record, "w") as file:
+                file.write(text)
+            for options in ({"source": "golden"}, {"state": "absent"}):
+                with pytest.raises(FleetError, match="other: .*out of reach.*is missing"):
+                    golden.clone(name="other", **options)
+        else:
+            os.unlink(record)
+        assert golden.clone(source="golden", name="web")["summary"]["created"] == 1
+        golden.clone(name="web", state="absent")

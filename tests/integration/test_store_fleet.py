@@ -16,7 +16,7 @@ from checkout import ROOT, run
 from conftest import lxc, sh
 
 LOOK = """
-! command -v lvs >/dev/null || lvs --noheadings --options lv_full_name,lv_attr,lv_tags
+! command -v lvs >/dev/null || lvs --noheadings --options lv_full_name,lv_size,lv_tags
 ! command -v zfs >/dev/null || zfs list -H -t all -o name,origin,mountpoint
 losetup --noheadings --list; cat /proc/mounts; ls -A {lxcpath}
 """

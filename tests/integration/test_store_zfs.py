@@ -14,8 +14,9 @@ import uuid
 
 import pytest
 import test_crashes
+from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
-from conftest import lxc, sh
+from conftest import inside, lxc, sh
 
 
 @pytest.fixture
@@ -80,6 +81,89 @@ def test_a_clone_of_a_zfs_clone_holds_it_and_a_new_generation_leaves_the_clones_
     assert [one["name"] for one in fleet.clone(name="web", state="absent", cascade=True)["clones"]] == ["of-web", "web"]
     fleet.base(name="golden", state="absent")
     assert volumes.present() == []
+
+
+def test_a_removal_that_zfs_would_refuse_is_refused_before_anything_is_stopped_or_forgotten(base_on, volumes):
+    fleet = base_on()
+    fleet.clone(source="golden", name="web", state="started")
+    dataset = fleet.rootfs("web").path
+    sh(["zfs", "snapshot", f"{dataset}@autosnap"])
+    for check in (True, False):
+        with pytest.raises(FleetError, match=f"web: the dataset {dataset} is not removed: {dataset}@autosnap are snapshots that were not made by"):
+            fleet.clone(check_mode=check, name="web", state="absent")
+    result = fleet.call(name="web", state="absent", on_error="continue")
+    assert list(result["failures"]) == ["web"] and not result["changed"]
+    assert fleet.up() == ["web"]
+    sh(["zfs", "destroy", f"{dataset}@autosnap"])
+    assert not fleet.clone(source="golden", name="web", state="started")["changed"]
+    assert fleet.clone(name="web", state="absent", force_stop=True)["changed"]
+
+
+def test_a_base_with_clones_below_another_lxcpath_stays_what_it_is(base_on, fleet_on, volumes):
+    fleet, other, dataset = base_on(), fleet_on(), f"{volumes.use('zfs_dataset')}/other"
+    sh(["zfs", "create", dataset])
+    other.clone(source="golden", source_lxcpath=fleet.lxcpath, name="web", storage={"zfs_dataset": dataset})
+    before = volumes.present()
+    for options in ({}, {"cascade": True}):
+        with pytest.raises(FleetError, match="golden.* is not removed.*/web stand on its snapshots"):
+            fleet.base(name="golden", state="absent", **options)
+    assert volumes.present() == before and not fleet.base(name="golden")["changed"]
+    with pytest.raises(FleetError, match="already a snapshot .*golden@web: .*/web stands on it. Choose another name[.]$"):
+        fleet.clone(source="golden", name="web")
+    other.clone(name="web", state="absent")
+    fleet.base(name="golden", state="absent")
+    assert volumes.present() == [dataset]
+
+
+def test_replicas_of_a_base_keep_their_snapshots_when_a_clone_goes(base_on, volumes):
+    fleet, root = base_on(), volumes.use("zfs_dataset")
+    fleet.clone(source="golden", name="web")
+    sh(f"zfs send -R {root}/golden@web | zfs receive -u {root}/replica")
+    # The second run finds nothing but the snapshot.
+    for cut in (False, True):
+        if cut:
+            sh(["zfs", "destroy", f"{root}/web"])
+            os.rename(fleet.path("web", PROVENANCE), fleet.path("web", INTENT))
+        assert fleet.clone(name="web", state="absent")["changed"]
+        assert f"{root}/replica@web" in volumes.present() and f"{root}/golden@web" not in volumes.present()
+        fleet.clone(source="golden", name="web")
+    fleet.clone(name="web", state="absent")
+
+
+def test_a_pool_that_is_not_imported_is_away_and_not_gone(tight_zfs_pool, base_on, volumes, tmp_path):
+    fleet = base_on()
+    fleet.clone(source="golden", name="web")
+    pool = volumes.use("zfs_dataset").partition("/")[0]
+    before = volumes.present()
+    sh(["zpool", "export", pool])
+    try:
+        calls = [(fleet.clone, {"source": "golden", "name": "web"}), (fleet.clone, {"name": "web", "state": "absent"})]
+        calls += [(fleet.base, {"name": "golden", "state": state}) for state in ("present", "sealed", "absent")]
+        for call, options in calls:
+            with pytest.raises(FleetError, match=f"the pool {pool} is not imported. Import it [(]zpool import {pool}[)]"):
+                call(**options)
+    finally:
+        sh(["zpool", "import", "-d", str(tmp_path), pool])
+    assert volumes.present() == before and not fleet.clone(source="golden", name="web")["changed"]
+
+
+def test_what_would_be_in_a_bases_way_is_told_by_check_mode_too(fleet, volumes, busybox_archive, refused):
+    root = volumes.use("zfs_dataset")
+    sh(["zfs", "create", "-o", "mountpoint=none", f"{root}/golden"])
+    options = {"rootfs_archive": busybox_archive, "backing_store": "zfs"}
+    for match, dataset in ((f"golden: there is already a dataset {root}/golden.*zfs destroy", root), ("there is no dataset .*/none.*storage.zfs_dataset", f"{root}/none")):
+        for check in (True, False):
+            refused(fleet, match, fleet.golden, check_mode=check, storage={"zfs_dataset": dataset}, **options)
+
+
+def test_a_sealed_base_that_changed_is_not_cloned(base_on, refused):
+    fleet = base_on(state="sealed")
+    # Who looks into it changes nothing.
+    assert "etc" in inside(fleet, "golden", os.listdir)
+    assert not fleet.base(name="golden", state="sealed")["changed"]
+    fleet.clone(source="golden", name="web")
+    inside(fleet, "golden", lambda path: os.unlink(f"{path}/etc/passwd"), writable=True)
+    refused(fleet, "golden: has changed since it was sealed", fleet.clone, source="golden", name="more")
 
 
 def test_a_pool_that_fills_up_in_the_middle_leaves_whole_clones_and_no_residue(tight_zfs_pool, base_on, grows_when_cloned):

@@ -107,6 +107,13 @@ class StorageDriver(ABC):
         """
         return []
 
+    def no_place(self, rootfs: Rootfs, storage: Storage, swept: bool = False) -> FleetError | None:
+        """Why :meth:`create` would fail here.
+
+        :param swept: what an unfinished container of that name has there goes first.
+        """
+        return None
+
     @abstractmethod
     def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
         """Make an empty root filesystem.
@@ -194,6 +201,17 @@ class StorageDriver(ABC):
     def damage(self, rootfs: Rootfs) -> str:
         """What is missing of a root filesystem that was complete; '' when it is whole."""
 
+    def away(self, rootfs: Rootfs) -> FleetError | None:
+        """Why a root filesystem may exist and cannot be seen; None where it can, or is gone for good."""
+        return None
+
+    def held(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
+        """Why :meth:`discard` would not remove a root filesystem; asked before anything is stopped or changed.
+
+        :param going: the paths of root filesystems that are removed before it.
+        """
+        return self.away(rootfs)
+
     def surroundings(self, rootfs: Rootfs) -> list[str]:
         """The directories around a root filesystem that an unprivileged container's root owns, as liblxc has it."""
         return []
@@ -226,7 +244,7 @@ class StorageDriver(ABC):
         """Remove a root filesystem, complete or not; the container's directory is the caller's.
 
         :param mark: the container's id; what does not bear it stays, for it is another's. None takes what is there.
-        :raises FleetError: BUSY while others depend on it.
+        :raises FleetError: what :meth:`held` tells, BUSY or RESOURCES, before anything is removed; FAILED.
         """
 
     def reflinks(self, source: Rootfs, lxcpath: str) -> bool:

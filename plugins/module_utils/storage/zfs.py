@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import tempfile
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Sequence
 
@@ -122,19 +123,12 @@ class ZfsDriver(StorageDriver):
         for target in targets:
             root = target.path.rpartition("/")[0]
             if root not in self.datasets():
-                return [FleetError(f"there is no dataset {root}", mend="Set storage.zfs_dataset, or make it (role fleet.lxc.host).", kind=MISSING)]
+                return [self._no_dataset(root)]
             if order.method == SNAPSHOT and root.split("/")[0] != order.source.path.split("/")[0]:
                 return [FleetError(f"a clone of {order.source.path} cannot be in another pool", mend="Use method: copy.", kind=UNSUPPORTED)]
             stale = [name for name in (target.path, self._snapshot_for(order.source, target)) if name in self.datasets()]
             if target not in swept and stale and (stale[0] == target.path or order.method == SNAPSHOT):
-                return [
-                    FleetError(
-                        f"there is already a dataset {stale[0]}",
-                        why="no container of this lxcpath with a record of ours has it",
-                        mend=f"Choose another name, or remove it with zfs destroy {stale[0]} if it is not needed.",
-                        kind=CONFLICT,
-                    )
-                ]
+                return [self._taken(stale[0])]
         if order.method != SNAPSHOT:
             self.runner.require("rsync")
             needed = order.reader.used(order.source) * len(targets)
@@ -153,12 +147,30 @@ class ZfsDriver(StorageDriver):
     def _snapshot_for(source: Rootfs, target: Rootfs) -> str:
         return f"{source.path}@{target.path.rpartition('/')[2]}"
 
+    def no_place(self, rootfs: Rootfs, storage: Storage, swept: bool = False) -> FleetError | None:
+        root = rootfs.path.rpartition("/")[0]
+        if root not in self.datasets():
+            return self._no_dataset(root)
+        if rootfs.path in self.datasets() and not swept:
+            return self._taken(rootfs.path)
+        return None
+
+    def _no_dataset(self, root: str) -> FleetError:
+        away = self.away(Rootfs(self.store, root))
+        return away or FleetError(f"there is no dataset {root}", mend="Set storage.zfs_dataset, or make it (role fleet.lxc.host).", kind=MISSING)
+
+    def _taken(self, name: str) -> FleetError:
+        stood_on = self._clones_of(name)
+        return FleetError(
+            f"there is already a {'snapshot' if '@' in name else 'dataset'} {name}",
+            why=f"{', '.join(stood_on)} stands on it" if stood_on else "no container of this lxcpath with a record of ours has it",
+            mend="Choose another name" + ("." if stood_on else f", or remove it with zfs destroy {name} if it is not needed."),
+            kind=CONFLICT,
+        )
+
     # Making
 
     def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
-        root = rootfs.path.rpartition("/")[0]
-        if root not in self.datasets():
-            raise FleetError(f"there is no dataset {root}", mend="Set storage.zfs_dataset, or make it (role fleet.lxc.host).", kind=MISSING)
         point = f"{directory}/rootfs"
         os.makedirs(point, exist_ok=True)
         self.runner.run(["zfs", "create", "-u", *_properties(point, mark), rootfs.path])
@@ -184,7 +196,13 @@ class ZfsDriver(StorageDriver):
     def seal(self, rootfs: Rootfs, generation: str) -> None:
         self.unseal(rootfs)
         self.runner.run(["zfs", "snapshot", "-o", f"{_MADE_FOR}={generation}", f"{rootfs.path}@{_SEAL}{generation}"])
+        # The first mount after a snapshot writes a block, even one that is read-only, and what was written is a sign of change.
+        mounts.in_private_mounts(lambda: self._mount_once(rootfs))
         self.refresh()
+
+    def _mount_once(self, rootfs: Rootfs) -> None:
+        with tempfile.TemporaryDirectory(prefix="fleet.lxc.") as point, self.rootfs_view(rootfs, point):
+            pass
 
     def unseal(self, rootfs: Rootfs) -> None:
         for snapshot in self._snapshots_of(rootfs.path):
@@ -213,7 +231,31 @@ class ZfsDriver(StorageDriver):
         dataset = self.datasets().get(rootfs.path)
         if dataset is None:
             return f"the dataset {rootfs.path} is missing"
-        return "" if dataset.mountpoint.startswith("/") else f"the dataset {rootfs.path} has the mountpoint {dataset.mountpoint}"
+        return "" if dataset.mountpoint == "legacy" or dataset.mountpoint.startswith("/") else f"the dataset {rootfs.path} has the mountpoint {dataset.mountpoint}"
+
+    def away(self, rootfs: Rootfs) -> FleetError | None:
+        pool = rootfs.path.split("/")[0]
+        if pool in self.datasets():
+            return None
+        return FleetError(f"the pool {pool} is not imported", mend=f"Import it (zpool import {pool}).", kind=RESOURCES)
+
+    def held(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
+        dataset = self.datasets().get(rootfs.path)
+        if dataset is None or (mark and dataset.mark != mark):
+            return self.away(rootfs)
+        snapshots = self._snapshots_of(dataset.name)
+        clones = [name for snapshot in snapshots for name in self._clones_of(snapshot.name) if name not in going]
+        below = [name for name in self.datasets() if name.startswith(f"{dataset.name}/") and "@" not in name]
+        foreign = [snapshot.name for snapshot in snapshots if not snapshot.made_for]
+        for names, why in ((clones, "stand on its snapshots"), (below, "lie below it"), (foreign, "are snapshots that were not made by fleet.lxc")):
+            if names:
+                return FleetError(
+                    f"the dataset {dataset.name} is not removed",
+                    why=f"{', '.join(names[:10])}{' …' if len(names) > 10 else ''} {why}",
+                    mend="Remove those first (zfs destroy), if they are not needed.",
+                    kind=BUSY,
+                )
+        return None
 
     def lower_of(self, rootfs: Rootfs) -> list[str]:
         dataset = self.datasets().get(rootfs.path)
@@ -237,29 +279,29 @@ class ZfsDriver(StorageDriver):
         dataset = self.datasets().get(rootfs.path)
         if dataset and mark and dataset.mark != mark:
             return
-        made_for = mark or (dataset.mark if dataset else "")
-        origins = [one.name for one in self.datasets().values() if one.type == "snapshot" and made_for and one.made_for == made_for]
+        problem = self.held(rootfs, mark)
+        if problem:
+            raise problem
+        origins = self._made_for(rootfs, dataset, mark)
         if dataset:
-            self._destroy(dataset)
+            for snapshot in self._snapshots_of(dataset.name):
+                self.runner.run(["zfs", "destroy", snapshot.name])
+            self.runner.run(["zfs", "destroy", dataset.name])
         for origin in origins:
             self.runner.run(["zfs", "destroy", origin])
         self.refresh()
 
-    def _destroy(self, dataset: Dataset) -> None:
-        snapshots = self._snapshots_of(dataset.name)
-        needed = [name for snapshot in snapshots for name in self._clones_of(snapshot.name)]
-        foreign = [snapshot.name for snapshot in snapshots if not snapshot.made_for]
-        if needed or foreign:
-            raise FleetError(
-                f"the dataset {dataset.name} is not removed",
-                why=f"{', '.join((needed or foreign)[:10])} {'stand on its snapshots' if needed else 'are snapshots that were not made by fleet.lxc'}",
-                mend="Remove those first (zfs destroy).",
-                kind=BUSY,
-            )
-        for snapshot in snapshots:
-            self.runner.run(["zfs", "destroy", snapshot.name])
-        self.runner.run(["zfs", "destroy", dataset.name])
-        self.refresh()
+    def _made_for(self, rootfs: Rootfs, dataset: Dataset | None, mark: str | None) -> list[str]:
+        """The snapshot that a clone stands on, or stood on before a run was cut off. ``zfs send`` carries its mark to replicas, which are not ours."""
+        if dataset:
+            origin = self.datasets().get(dataset.origin)
+            return [origin.name] if origin and origin.made_for and origin.made_for == dataset.mark else []
+        leaf = rootfs.path.rpartition("/")[2]
+        marked = [one.name for one in self.datasets().values() if one.type == "snapshot" and mark and one.made_for == mark and one.name.endswith(f"@{leaf}")]
+        if not marked:
+            return []
+        rows = self.runner.run(["zfs", "get", "-H", "-o", "name,source", _MADE_FOR, *marked]).stdout.splitlines()
+        return [name for name, source in (row.split("\t") for row in rows) if source == "local"]
 
     def used(self, rootfs: Rootfs) -> int:
         dataset = self.datasets().get(rootfs.path)
