@@ -246,6 +246,8 @@ class BaseApplier:
         if base.rootfs and base.provenance.sealed:
             self.registry.driver(base.rootfs).unseal(base.rootfs)
         self._without_guard(base, plan.config)
+        if base.rootfs:
+            self.registry.driver(base.rootfs).unmark(base.rootfs)
         os.unlink(f"{base.directory}/{PROVENANCE}")
 
     def _remove(self, applier: Applier, plan: BasePlan) -> None:

@@ -152,6 +152,8 @@ class BasePlanner:
                 mend="A base keeps its family; make another one.",
                 kind=CONFLICT,
             )
+        else:
+            self._remark(found)
         sealed = bool(record and record.sealed)
         config, inherited = self._configured(found, sealed)
         driver = self.registry.driver(found.rootfs, self.name)
@@ -184,6 +186,14 @@ class BasePlanner:
             self._refuse_start(found, sealed, dependents)
             steps.append(START)
         return BasePlan(tuple(steps), found, config, dependents, inherited)
+
+    def _remark(self, found: Container) -> None:
+        """What this task asks for and a base that exists does not become."""
+        store, size = self.options["backing_store"], self.storage.size
+        if store not in ("dir", found.rootfs.store):
+            self.warnings.append(f"{self.name} is on {found.rootfs.store} and stays there, whatever backing_store says now")
+        elif size and found.size and -(-size // found.granule) * found.granule != found.size:
+            self.warnings.append(f"{self.name} has {found.size >> 20} MiB and keeps them, whatever storage.size says now; its clones can have more")
 
     def _refuse_start(self, found: Container, sealed: bool, dependents: tuple[Container, ...]) -> None:
         if sealed:

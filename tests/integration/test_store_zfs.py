@@ -147,6 +147,20 @@ def test_a_pool_that_is_not_imported_is_away_and_not_gone(tight_zfs_pool, base_o
     assert volumes.present() == before and not fleet.clone(source="golden", name="web")["changed"]
 
 
+def test_an_adopted_dataset_is_forgotten_without_a_trace(base_on):
+    fleet = base_on()
+    dataset = fleet.rootfs("golden").path
+    os.unlink(fleet.path("golden", PROVENANCE))
+    sh(["zfs", "inherit", "fleet.lxc:id", dataset])
+    sh(["zfs", "set", "mountpoint=legacy", dataset])
+    fleet.base(name="golden", adopt=True, state="sealed")
+    assert not fleet.base(name="golden", state="sealed")["changed"]
+    fleet.clone(source="golden", name="web")
+    fleet.clone(name="web", state="absent")
+    fleet.base(name="golden", state="absent")
+    assert sh(["zfs", "get", "-H", "-o", "value", "fleet.lxc:id", dataset]).strip() == "-" and fleet.names() == ["golden"]
+
+
 def test_what_would_be_in_a_bases_way_is_told_by_check_mode_too(fleet, volumes, busybox_archive, refused):
     root = volumes.use("zfs_dataset")
     sh(["zfs", "create", "-o", "mountpoint=none", f"{root}/golden"])

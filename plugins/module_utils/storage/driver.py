@@ -150,6 +150,9 @@ class StorageDriver(ABC):
     def mark(self, rootfs: Rootfs, mark: str) -> None:
         """Give an adopted container's root filesystem our mark."""
 
+    def unmark(self, rootfs: Rootfs) -> None:
+        """Undo :meth:`mark`."""
+
     def seal(self, rootfs: Rootfs, generation: str) -> None:
         """Protect a base's root filesystem by the store's own means, where it has some."""
 

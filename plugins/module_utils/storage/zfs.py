@@ -193,6 +193,9 @@ class ZfsDriver(StorageDriver):
     def mark(self, rootfs: Rootfs, mark: str) -> None:
         self.runner.run(["zfs", "set", f"{_PROPERTY}={mark}", rootfs.path])
 
+    def unmark(self, rootfs: Rootfs) -> None:
+        self.runner.run(["zfs", "inherit", _PROPERTY, rootfs.path])
+
     def seal(self, rootfs: Rootfs, generation: str) -> None:
         self.unseal(rootfs)
         self.runner.run(["zfs", "snapshot", "-o", f"{_MADE_FOR}={generation}", f"{rootfs.path}@{_SEAL}{generation}"])
