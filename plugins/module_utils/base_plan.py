@@ -20,7 +20,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN,
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, names_of
-from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_unused, fingerprint, with_guard
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_alone, check_unused, fingerprint, with_guard
 
 CREATE, ADOPT, SWEEP, STOP, CONFIGURE, TUNE, SEAL, UNSEAL = "create", "adopt", "sweep", "stop", "configure", "tune", "seal", "unseal"
 START = planner.START
@@ -239,6 +239,8 @@ class BasePlanner:
             check_unused(found, self.registry.driver(found.rootfs), "is not removed", roots)
             if all(dependent.state == STOPPED for dependent in dependents):
                 self._refuse_unseen_dependents(found, roots)
+        if driver and found.kind != BROKEN:
+            check_alone(found, driver, {one.rootfs.path for one in dependents if one.rootfs})
         return BasePlan((*steps, REMOVE), found, None, dependents)
 
     def _forgotten(self, found: Container) -> Config | None:

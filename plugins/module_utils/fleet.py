@@ -33,7 +33,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
 from ansible_collections.fleet.lxc.plugins.module_utils.neighbours import Neighbours
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
 from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, now
-from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source, check_unchanged, check_unused
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_alone, check_source, check_unchanged, check_unused
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry, Request
 from ansible_collections.fleet.lxc.plugins.module_utils.waiting import Wait, await_ready, log_of
@@ -187,8 +187,12 @@ class CloneCall:
     def _refuse_in_use(self, plan: Plan) -> None:
         """What LXC takes for stopped may run under another name, or through another path of the lxcpath: it is neither removed nor started."""
         roots = None
+        going = {item.container.rootfs.path for item in plan.items if planner.REMOVE in item.steps and item.container.rootfs}
         for item in plan.items:
             found = item.container
+            driver = self.registry.drivers.get(found.rootfs.store) if found and found.rootfs else None
+            if driver and planner.REMOVE in item.steps:
+                check_alone(found, driver, going)
             touched = {planner.REMOVE, planner.SWEEP, planner.START} & set(item.steps)
             if touched and found and found.rootfs and found.state == STOPPED:
                 roots = list(mounts.roots()) if roots is None else roots

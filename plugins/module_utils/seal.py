@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from typing import Sequence
+from typing import Collection, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.config import GUARD, Config, check_legacy, split_line
@@ -119,6 +119,23 @@ def check_unused(container: Container, driver: StorageDriver, consequence: str, 
     if pid is not None:
         by = f"process {pid} runs on it" if pid else "it is attached as a loop device"
         raise FleetError(f"{consequence}: its root filesystem is in use", container=container.name, why=by, mend="Stop what runs there.", kind=BUSY)
+
+
+def check_alone(container: Container, driver: StorageDriver, going: Collection[str] = ()) -> None:
+    """Before the first step, that is: what is refused half way is unfinished by then.
+
+    :param going: the root filesystems that are removed before this one.
+    :raises FleetError: BUSY while what others made stands on the root filesystem.
+    """
+    standing = [path for path in driver.standing_on(container.rootfs) if path not in going]
+    if standing:
+        raise FleetError(
+            "is not removed: its storage would take along what stands on it",
+            container=container.name,
+            why=", ".join(standing[:10]),
+            mend="Remove those first, if they are not needed.",
+            kind=BUSY,
+        )
 
 
 def with_guard(config: Config, directory: str, wanted: bool) -> Config:

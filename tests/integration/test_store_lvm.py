@@ -189,3 +189,45 @@ def test_what_a_killed_command_left_suspended_is_resumed(base_on, volumes, stora
             assert "etc" in inside(fleet, name, os.listdir)
     sh(["dmsetup", "suspend", f"{vg}-web--1"])
     fleet.clone(name=["web-1", "web-2"], state="absent")
+
+
+def made_by_hand(volumes, *words):
+    """A volume of the operator's own."""
+    sh(["lvcreate", "-q", "-y", *words])
+    return f"/dev/{volumes.use('volume_group')}/mine"
+
+
+def test_a_thick_base_that_is_the_external_origin_of_another_volume_stays(base_on, volumes, refused):
+    fleet, vg = base_on(THICK, state="sealed"), volumes.use("volume_group")
+    sh(["lvchange", "-an", f"{vg}/golden"])
+    mine = made_by_hand(volumes, "-s", "-n", "mine", "--thinpool", f"{vg}/pool", f"{vg}/golden")
+    sh(["lvchange", "-ay", f"{vg}/golden"])
+    for check_mode in (True, False):
+        refused(fleet, f"golden: is not removed.*{mine}", fleet.base, name="golden", state="absent", check_mode=check_mode)
+    assert mine in volumes.present()
+    # Taken in as a container, it is a dependent like any other.
+    sh(["lxc-create", "-P", fleet.lxcpath, "-n", "theirs", "-t", "none"])
+    sh(f"sed -i /rootfs.path/d {fleet.path('theirs', 'config')}; echo 'lxc.rootfs.path = lvm:{mine}' >>{fleet.path('theirs', 'config')}")
+    refused(fleet, "golden: is not removed.*theirs", fleet.base, name="golden", state="absent")
+    sh(["lvremove", "-q", "-f", mine])
+    fleet.base(name="golden", state="absent")
+    assert volumes.present() == []
+
+
+def test_a_thin_base_of_which_someone_made_a_thick_snapshot_is_thin_still(base_on, volumes, refused):
+    fleet, vg = base_on(THIN), volumes.use("volume_group")
+    mine = made_by_hand(volumes, "-s", "-L", "16M", "-n", "mine", f"{vg}/golden")
+    assert fleet.clone(source="golden", name="web")["storage"]["thinpool"] == "pool"
+    assert sh(["lvs", "--noheadings", "-o", "pool_lv,lv_attr", f"{vg}/web"]).split()[0] == "pool"
+    refused(fleet, f"golden: is not removed.*{mine}", fleet.base, name="golden", state="absent")
+    assert not fleet.clone(source="golden", name="web")["changed"]
+    sh(["lvremove", "-q", "-f", mine])
+    mine = made_by_hand(volumes, "-s", "-L", "16M", "-n", "mine", f"{vg}/web")
+    refused(fleet, f"web: is not removed.*{mine}", fleet.clone, name="web", state="absent")
+    sh(["lvremove", "-q", "-f", mine])
+    fleet.base(name="golden", state="absent")
+    assert starts_alone(fleet, "web")
+
+
+def starts_alone(fleet, name):
+    return sh(["lxc-start", "-P", fleet.lxcpath, "-n", name]) == "" and fleet.up() == [name]

@@ -202,6 +202,10 @@ class StorageDriver(ABC):
         """The directories or devices without which this root filesystem is lost."""
         return []
 
+    def standing_on(self, rootfs: Rootfs) -> list[str]:
+        """What the store would lose with this root filesystem, another's as well; what no container has is known to the store alone."""
+        return []
+
     def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
         """The pid of a process whose root directory is this root filesystem, under whatever name it was started.
 

@@ -32,7 +32,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SN
 # fullreport tells of segments and physical volumes too, of which we want to hear little.
 _COLUMNS = {
     "vg": "vg_name,vg_free,vg_extent_size",
-    "lv": "vg_name,lv_name,origin,pool_lv,lv_attr,lv_size,data_percent,metadata_percent,lv_tags,lv_uuid",
+    "lv": "vg_name,lv_name,origin,pool_lv,lv_attr,lv_layout,lv_size,data_percent,metadata_percent,lv_tags,lv_uuid",
     "pv": "pv_name",
     "pvseg": "pvseg_start",
     "seg": "seg_start",
@@ -52,6 +52,7 @@ class Volume:
     origin: str
     pool: str
     attr: str
+    layout: frozenset[str]
     size: int
     data_percent: float
     metadata_percent: float
@@ -66,6 +67,7 @@ class Volume:
             row["origin"],
             row["pool_lv"],
             row["lv_attr"],
+            frozenset(row["lv_layout"].split(",")),
             int(row["lv_size"]),
             float(row["data_percent"] or 0),
             float(row["metadata_percent"] or 0),
@@ -75,11 +77,12 @@ class Volume:
 
     @property
     def thin(self) -> bool:
-        return self.attr[0] == "V"
+        # lv_attr says "o" of the origin of anything, thin or thick.
+        return self.layout >= {"thin", "sparse"}
 
     @property
     def is_pool(self) -> bool:
-        return self.attr[0] == "t"
+        return self.layout >= {"thin", "pool"}
 
     @property
     def thick_snapshot(self) -> bool:
@@ -117,13 +120,14 @@ class LvmDriver(StorageDriver):
     def __init__(self, runner: Any):
         super().__init__(runner)
         self._seen: tuple[dict[str, Volume], dict[str, Group]] | None = None
+        self._standing: dict[str, list[str]] | None = None
         self._cow_size = 0
         self._made: frozenset[str] = frozenset()
 
     # What is there
 
     def refresh(self) -> None:
-        self._seen = None
+        self._seen = self._standing = None
 
     def volumes(self) -> dict[str, Volume]:
         """Every logical volume by its path /dev/VG/LV."""
@@ -170,8 +174,23 @@ class LvmDriver(StorageDriver):
             self.refresh()
         return volume
 
-    def _snapshots_of(self, volume: Volume) -> list[Volume]:
-        return [other for other in self.volumes().values() if other.thick_snapshot and (other.vg, other.origin) == (volume.vg, volume.name)]
+    def _lower(self, volume: Volume) -> Volume | None:
+        """The volume without which this one is lost: its origin, unless both are thin in one pool, which keeps what they share.
+
+        A thin volume may have an external origin: one that is thick, or in another pool.
+        """
+        origin = self.volumes().get(f"/dev/{volume.vg}/{volume.origin}") if volume.origin else None
+        return None if origin is None or (volume.thin and origin.thin and volume.pool == origin.pool) else origin
+
+    def standing_on(self, rootfs: Rootfs) -> list[str]:
+        if self._standing is None:
+            found: dict[str, list[str]] = {}
+            for volume in self.volumes().values():
+                lower = self._lower(volume)
+                if lower:
+                    found.setdefault(lower.path, []).append(volume.path)
+            self._standing = found
+        return self._standing.get(rootfs.path, [])
 
     # Places
 
@@ -455,7 +474,8 @@ class LvmDriver(StorageDriver):
 
     def lower_of(self, rootfs: Rootfs) -> list[str]:
         volume = self.volumes().get(rootfs.path)
-        return [f"/dev/{volume.vg}/{volume.origin}"] if volume and volume.thick_snapshot else []
+        lower = self._lower(volume) if volume else None
+        return [lower.path] if lower else []
 
     def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
         try:
@@ -480,20 +500,17 @@ class LvmDriver(StorageDriver):
         volume = self.volumes().get(rootfs.path)
         if volume is None or (mark and _TAG + mark not in volume.tags):
             return
-        snapshots = self._snapshots_of(volume)
-        if snapshots:
+        standing = self.standing_on(rootfs)
+        if standing:
             raise FleetError(
-                f"{rootfs.path} is not removed: LVM would take its snapshots along",
-                why=", ".join(snapshot.path for snapshot in snapshots[:10]),
-                mend="Remove those first.",
-                kind=BUSY,
+                f"{rootfs.path} is not removed: LVM would take along what stands on it", why=", ".join(standing[:10]), mend="Remove those first.", kind=BUSY
             )
         self.runner.run(["lvremove", "-q", "-f", self._resumed(volume).path[5:]])
         self.refresh()
 
     def used(self, rootfs: Rootfs) -> int:
         volume = self._volume(rootfs)
-        return int(volume.size * volume.data_percent / 100) if volume.thin else self._counted(rootfs)
+        return int(volume.size * volume.data_percent / 100) if volume.thin and not self._lower(volume) else self._counted(rootfs)
 
     def _counted(self, rootfs: Rootfs) -> int:
         """Bytes that the filesystem in a thick volume holds, asked of itself."""
