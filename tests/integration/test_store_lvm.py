@@ -43,6 +43,14 @@ def test_a_running_clone_grows(base_on):
     assert room() > 128 << 10 and fleet.up() == ["web"]
 
 
+@pytest.mark.parametrize("storage", [THIN, THICK], ids=["thin", "thick"])
+def test_a_size_that_is_no_multiple_of_an_extent_is_rounded_as_lvm_does(base_on, storage):
+    fleet = base_on({**storage, "size": "90M"})
+    options = {"source": "golden", "name": "web", "method": "snapshot" if storage is THIN else "copy", "storage": {"size": "90M"}}
+    assert fleet.clone(**options)["summary"]["created"] == 1
+    assert not fleet.clone(**options)["changed"] and starts(fleet, "web")
+
+
 def test_a_thin_base_goes_and_its_clones_live_on(base_on):
     fleet = base_on(THIN)
     fleet.clone(source="golden", name="web")

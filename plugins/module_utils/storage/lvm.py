@@ -38,6 +38,7 @@ _COLUMNS = {
     "seg": "seg_start",
 }
 _TAG = "fleet.lxc."
+_GROWS = f"{_TAG}grows-from."  # with the size that the filesystem of a growing volume has still
 _MOST_PERCENT = 95.0
 _WARN_PERCENT = 80.0
 _MIB = 1 << 20
@@ -91,6 +92,11 @@ class Volume:
     @property
     def invalid(self) -> bool:
         return self.attr[4] in "IS"
+
+    @property
+    def grows_from(self) -> int | None:
+        """The size that its filesystem has still, when growing it was cut off."""
+        return next((int(tag[len(_GROWS) :]) for tag in self.tags if tag.startswith(_GROWS)), None)
 
     @property
     def path(self) -> str:
@@ -238,7 +244,7 @@ class LvmDriver(StorageDriver):
             ]
         if source.thin:
             filesystem.require_renewal(self.runner, source.path)
-            if storage.size and storage.size < source.size:
+            if storage.size and self._rounded(storage.size, source.vg) < source.size:
                 return [_smaller(source.size)]
             return self._pool_problems(f"/dev/{source.vg}/{source.pool}", 0)
         if source.thick_snapshot:
@@ -269,13 +275,18 @@ class LvmDriver(StorageDriver):
             ]
         return []
 
+    def _rounded(self, size: int, vg: str) -> int:
+        """A size as LVM makes it, of whole extents."""
+        extent = self.groups()[vg].extent
+        return -(-size // extent) * extent
+
     def cow_size(self, source: Volume, storage: Storage, count: int) -> int:
         """Bytes of a thick snapshot's copy-on-write area: as asked, else a fifth of the origin, at most what the VG has for each."""
         extent = self.groups()[source.vg].extent
         wanted = storage.cow_size or min(max(source.size // 5, 64 * _MIB), source.size)
         if not storage.cow_size:
             wanted = min(wanted, self.groups()[source.vg].free // max(count, 1) // extent * extent)
-        return -(-wanted // extent) * extent
+        return self._rounded(wanted, source.vg)
 
     def _copy_problems(self, order: Order, targets: Sequence[Rootfs]) -> list[FleetError]:
         self.runner.require("rsync", "mount")
@@ -387,8 +398,8 @@ class LvmDriver(StorageDriver):
                 self.runner.run(self._snapshot(source, target, mark))
             filesystem.renew(self.runner, target.path)
             if order.storage.size and order.storage.size > source.size:
-                self.refresh()
-                self.grow(target, order.storage.size, f"{directory}/rootfs")
+                filesystem.require_growth(self.runner, target.path, order.storage.size)
+                self._extend(target, order.storage.size, f"{directory}/rootfs")
             return
         size, fstype = self._measures(order)
         self._new_volume(target, size, self._pool(target.path.split("/")[2], order), mark)
@@ -426,7 +437,7 @@ class LvmDriver(StorageDriver):
 
     def size(self, rootfs: Rootfs) -> int | None:
         volume = self.volumes().get(rootfs.path)
-        return volume.size if volume and not volume.thick_snapshot else None
+        return (volume.grows_from or volume.size) if volume and not volume.thick_snapshot else None
 
     def granule(self, rootfs: Rootfs) -> int:
         group = self.groups().get(rootfs.path.split("/")[2])
@@ -436,11 +447,23 @@ class LvmDriver(StorageDriver):
         volume = self._volume(rootfs)
         if volume.thick_snapshot:
             raise FleetError(f"{rootfs.path} is a thick snapshot and keeps its origin's size", mend="Leave storage.size out.", kind=INVALID)
+        size = self._rounded(size, volume.vg)
         if size < volume.size:
             raise _smaller(volume.size)
+        # Until the filesystem has grown, too, the volume counts as not grown, and the next run goes on.
         filesystem.require_growth(self.runner, rootfs.path, size)
-        self.runner.run(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
+        tag = f"{_GROWS}{volume.grows_from or volume.size}"
+        if not volume.grows_from:
+            self.runner.run(["lvchange", "-q", "--addtag", tag, rootfs.path[5:]])
+        self._extend(rootfs, size, point)
+        self.runner.run(["lvchange", "-q", "--deltag", tag, rootfs.path[5:]])
         self.refresh()
+
+    def _extend(self, rootfs: Rootfs, size: int, point: str) -> None:
+        self.refresh()
+        if size > self._volume(rootfs).size:
+            self.runner.run(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
+            self.refresh()
         filesystem.grow(self.runner, rootfs.path, point, self.runs_on(rootfs) is not None)
 
     def headroom(self, rootfs: Rootfs) -> dict[str, Any]:
@@ -464,6 +487,8 @@ class LvmDriver(StorageDriver):
                 f"the copy-on-write area of {rootfs.path} is {volume.data_percent:g}% full, and a full one loses the clone: "
                 f"extend it (lvextend -L +SIZE {rootfs.path}), or let dmeventd do so (snapshot_autoextend_threshold in lvm.conf)"
             )
+        if volume and volume.grows_from:
+            return f"growing {rootfs.path} was cut off: its filesystem has {volume.grows_from} of {volume.size} bytes (run again with storage.size)"
         return ""
 
     def damage(self, rootfs: Rootfs) -> str:
