@@ -105,6 +105,28 @@ def test_a_stale_volume_of_a_clones_name_is_neither_taken_nor_removed(base_on, v
     assert f"/dev/{vg}/web" in volumes.present()
 
 
+def test_a_thick_clone_of_xfs_has_room_for_the_log_that_it_does_not_share(base_on, refused):
+    fleet = base_on({"size": "300M", "fstype": "xfs"})
+    refused(fleet, "cow_size must be 68M or more.*log.*ext4", fleet.clone, source="golden", name="web", storage={"cow_size": "64M"})
+    fleet.clone(source="golden", name="web")
+    fleet.clone(source="golden", name="tight", storage={"cow_size": "68M"})
+    for name, most in (("web", 60), ("tight", 100)):
+        attr, percent = sh(["lvs", "--noheadings", "-o", "lv_attr,data_percent", fleet.rootfs(name).path]).split()
+        assert attr[4] == "a" and 40 < float(percent) < most
+    # Beside its base, also as LXC mounts it.
+    assert inside(fleet, "golden", lambda _path: inside(fleet, "web", os.listdir)) and starts(fleet, "web")
+
+
+def test_thin_clones_of_xfs_fit_into_the_pool_with_their_logs(base_on, volumes, refused):
+    vg = volumes.use("volume_group")
+    sh(["lvcreate", "-q", "-y", "--type", "thin-pool", "-L", "240M", "-n", "tight", vg])
+    fleet = base_on({"thinpool": "tight", "size": "300M", "fstype": "xfs"})
+    refused(fleet, "the clones need 195 MiB, the thin pool .*/tight has .*lvextend", fleet.clone, source="golden", name="web-[1:3]")
+    before = float(sh(["lvs", "--noheadings", "-o", "data_percent", f"{vg}/tight"]))
+    fleet.clone(source="golden", name="web-1")
+    assert float(sh(["lvs", "--noheadings", "-o", "data_percent", f"{vg}/tight"])) - before <= 65 / 240 * 100 + 1
+
+
 def test_a_full_copy_on_write_area_is_reported_and_nothing_else_is_harmed(base_on):
     fleet = base_on(THICK)
     fleet.clone(source="golden", name=["small", "large"], method="snapshot", storage={"cow_size": "12M"})

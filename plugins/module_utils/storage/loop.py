@@ -47,7 +47,8 @@ class LoopDriver(StorageDriver):
             if order.storage.size and order.storage.size < size:
                 return [FleetError(f"storage.size is less than the source's {size} bytes", why="a filesystem is not made smaller", kind=INVALID)]
             if can_reflink(os.path.dirname(source.path), order.lxcpath):
-                return []
+                shortage = not_enough_space(order.lxcpath, filesystem.renewal_cost(source.path), len(targets))
+                return [shortage] if shortage else []
         else:
             self.runner.require("rsync", "mount")
             filesystem.require(self.runner, order.storage.fstype)

@@ -246,7 +246,7 @@ class LvmDriver(StorageDriver):
             filesystem.require_renewal(self.runner, source.path)
             if storage.size and self._rounded(storage.size, source.vg) < source.size:
                 return [_smaller(source.size)]
-            return self._pool_problems(f"/dev/{source.vg}/{source.pool}", 0)
+            return self._pool_problems(f"/dev/{source.vg}/{source.pool}", filesystem.renewal_cost(source.path) * count)
         if source.thick_snapshot:
             return [
                 FleetError(
@@ -264,7 +264,17 @@ class LvmDriver(StorageDriver):
         filesystem.require_renewal(self.runner, source.path)
         group = self.groups()[source.vg]
         each, free = self.cow_size(source, storage, count), group.free
-        least = each if storage.cow_size else 4 * group.extent  # of what is left over, no area is made that is full at once
+        # Of what is left over, no area is made that is full at once.
+        least = max(each if storage.cow_size else 4 * group.extent, self._born_with(source))
+        if storage.cow_size and each < least:
+            return [
+                FleetError(
+                    f"storage.cow_size must be {least // _MIB}M or more",
+                    why=f"a clone of {source.path} gets a UUID of its own, for which the whole log of its XFS is written anew",
+                    mend="Raise it, leave it out, or make the base with fstype ext4 or on a thin pool.",
+                    kind=INVALID,
+                )
+            ]
         if each < least or each * count > free:
             return [
                 FleetError(
@@ -280,10 +290,16 @@ class LvmDriver(StorageDriver):
         extent = self.groups()[vg].extent
         return -(-size // extent) * extent
 
+    def _born_with(self, source: Volume) -> int:
+        """Bytes of a copy-on-write area that are taken before anybody writes; LVM's own tables of what was copied included."""
+        return self._rounded(filesystem.renewal_cost(source.path) * 65 // 64, source.vg)
+
     def cow_size(self, source: Volume, storage: Storage, count: int) -> int:
-        """Bytes of a thick snapshot's copy-on-write area: as asked, else a fifth of the origin, at most what the VG has for each."""
+        """Bytes of a thick snapshot's copy-on-write area: as asked, else a fifth of the origin beside what it is born with,
+        at most what the VG has for each.
+        """
         extent = self.groups()[source.vg].extent
-        wanted = storage.cow_size or min(max(source.size // 5, 64 * _MIB), source.size)
+        wanted = storage.cow_size or min(max(source.size // 5, 64 * _MIB), source.size) + self._born_with(source)
         if not storage.cow_size:
             wanted = min(wanted, self.groups()[source.vg].free // max(count, 1) // extent * extent)
         return self._rounded(wanted, source.vg)
@@ -347,7 +363,7 @@ class LvmDriver(StorageDriver):
         free = int(pool.size * (1 - pool.data_percent / 100))
         if needed > free:
             return [
-                FleetError(f"the copies need {needed // _MIB} MiB, the thin pool {pool.vg}/{pool.name} has {free // _MIB} MiB free", mend=mend, kind=RESOURCES)
+                FleetError(f"the clones need {needed // _MIB} MiB, the thin pool {pool.vg}/{pool.name} has {free // _MIB} MiB free", mend=mend, kind=RESOURCES)
             ]
         return []
 
