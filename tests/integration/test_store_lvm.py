@@ -97,6 +97,46 @@ def test_a_base_that_is_named_by_its_mapper_path_is_the_same_volume(base_on, bus
     assert str(fleet.rootfs("web")) == f"lvm:/dev/{vg}/web" and starts(fleet, "web")
 
 
+def test_a_thick_base_is_not_started_beneath_its_clones(base_on, refused):
+    fleet = base_on(THICK)
+    fleet.clone(source="golden", name="web", method="snapshot", storage={"cow_size": "16M"})
+    for check_mode in (True, False):
+        refused(fleet, "golden: is not started while 1 containers depend on its storage: web", fleet.base, name="golden", state="started", check_mode=check_mode)
+
+
+def test_a_thin_base_is_started_beside_its_clones(base_on):
+    fleet = base_on(THIN)
+    fleet.clone(source="golden", name="web")
+    fleet.base(name="golden", state="started")
+    assert fleet.up() == ["golden"]
+
+
+def test_a_base_with_btrfs_in_it_that_runs_under_another_name_is_noticed(base_on, refused, tmp_path):
+    fleet = base_on({"thinpool": "pool", "size": "256M", "fstype": "btrfs"})
+    sh(["lxc-start", "-P", str(tmp_path), "-n", "other", "-f", fleet.path("golden", "config")])
+    try:
+        refused(fleet, "golden: is not cloned: its root filesystem is in use.*runs on it", fleet.clone, source="golden", name="web")
+        refused(fleet, "golden: is not sealed: its root filesystem is in use", fleet.base, name="golden", state="sealed")
+    finally:
+        sh(["lxc-stop", "-P", str(tmp_path), "-n", "other", "-k"])
+    fleet.base(name="golden", state="sealed")
+
+
+def test_a_volume_that_is_not_active_is_told_of_with_the_mend(base_on, volumes, refused):
+    fleet, vg = base_on(THIN, state="sealed"), volumes.use("volume_group")
+    fleet.clone(source="golden", name="web")
+    for name in ("golden", "web"):
+        sh(["lvchange", "-an", f"{vg}/{name}"])
+    mend = f"golden is not active.*lvchange -ay -K {vg}/golden"
+    refused(fleet, mend, fleet.golden, state="sealed", backing_store="lvm")
+    refused(fleet, mend, fleet.clone, source="golden", name="more")
+    refused(fleet, mend, fleet.clone, source="golden", name="more", method="copy")
+    sh(["lvchange", "-ay", f"{vg}/golden"])
+    (warning,) = fleet.call(source="golden", name="web")["warnings"]
+    assert warning.startswith("web: ") and f"lvchange -ay -K {vg}/web" in warning
+    fleet.clone(name="web", state="absent")
+
+
 def test_a_stale_volume_of_a_clones_name_is_neither_taken_nor_removed(base_on, volumes, refused):
     fleet = base_on(THIN)
     vg = volumes.use("volume_group")
@@ -125,6 +165,17 @@ def test_thin_clones_of_xfs_fit_into_the_pool_with_their_logs(base_on, volumes, 
     before = float(sh(["lvs", "--noheadings", "-o", "data_percent", f"{vg}/tight"]))
     fleet.clone(source="golden", name="web-1")
     assert float(sh(["lvs", "--noheadings", "-o", "data_percent", f"{vg}/tight"])) - before <= 65 / 240 * 100 + 1
+
+
+@pytest.mark.parametrize("backing_store", ["lvm", "loop"])
+def test_a_copy_of_a_thick_snapshot_has_its_size_and_filesystem(base_on, backing_store):
+    fleet = base_on({"size": "256M", "fstype": "btrfs"})
+    fleet.clone(source="golden", name="web", method="snapshot", storage={"cow_size": "64M"})
+    fleet.clone(source="web", name="copy", method="copy", backing_store=backing_store)
+    path = fleet.rootfs("copy").path
+    held = sh(["blockdev", "--getsize64", path]) if backing_store == "lvm" else os.path.getsize(path)
+    assert int(held) == 256 << 20 and sh(["blkid", "-p", "-o", "value", "-s", "TYPE", path]).strip() == "btrfs"
+    assert starts(fleet, "copy")
 
 
 def test_a_full_copy_on_write_area_is_reported_and_nothing_else_is_harmed(base_on):

@@ -17,8 +17,9 @@ from typing import Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, RESOURCES, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.records import syncfs
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Order
 
 _MIB = 1 << 20
 DEFAULT_SIZE = 1 << 30  # LXC's own
@@ -46,6 +47,18 @@ def filesystem_in(path: str) -> str:
     if head[0x10040:0x10048] == b"_BHRfS_M":
         return "btrfs"
     return "ext4" if head[0x438:0x43A] == b"\x53\xef" else ""
+
+
+def measures(order: Order) -> tuple[int, str]:
+    """Size and filesystem of a full copy: as asked, else those of the source, else what holds it."""
+    storage, held = order.storage, order.reader.held(order.source)
+    size, fstype = held or (0, "")
+    size = storage.size or size or max(DEFAULT_SIZE, order.reader.used(order.source) * 5 // 4)
+    return size, storage.fstype or fstype or DEFAULT_TYPE
+
+
+def too_small(size: int, used: int) -> FleetError:
+    return FleetError(f"storage.size {size} is less than the {used} bytes that the source holds", mend="Raise it.", kind=INVALID)
 
 
 def make(runner: Runner, device: str, fstype: str | None) -> None:

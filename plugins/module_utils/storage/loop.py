@@ -51,8 +51,12 @@ class LoopDriver(StorageDriver):
                 return [shortage] if shortage else []
         else:
             self.runner.require("rsync", "mount")
-            filesystem.require(self.runner, order.storage.fstype)
-        shortage = not_enough_space(order.lxcpath, reader.used(source), len(targets))
+            size, fstype = filesystem.measures(order)
+            filesystem.require(self.runner, fstype)
+        used = reader.used(source)
+        if size < used and reader.store != self.store:
+            return [filesystem.too_small(size, used)]
+        shortage = not_enough_space(order.lxcpath, used, len(targets))
         return [shortage] if shortage else []
 
     def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
@@ -71,8 +75,7 @@ class LoopDriver(StorageDriver):
             if size and size > self.size(target):
                 self.grow(target, size, f"{directory}/rootfs")
         else:
-            size = size or max(filesystem.DEFAULT_SIZE, order.reader.used(source) * 5 // 4)
-            self.create(target, directory, Storage(size, order.storage.fstype), mark)
+            self.create(target, directory, Storage(*filesystem.measures(order)), mark)
             copy_across(order, self, target, directory)
 
     def layers(self, rootfs: Rootfs) -> list[str] | None:
@@ -88,6 +91,9 @@ class LoopDriver(StorageDriver):
             with contextlib.suppress(OSError, ValueError):
                 return told(path)
         return None
+
+    def held(self, rootfs: Rootfs) -> tuple[int, str] | None:
+        return os.path.getsize(rootfs.path), filesystem.filesystem_in(rootfs.path)
 
     def remark(self, rootfs: Rootfs) -> str:
         if not os.path.exists(_growing(rootfs)):

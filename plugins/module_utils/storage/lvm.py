@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shlex
+import stat
 import tempfile
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Mapping, Sequence
@@ -88,6 +89,10 @@ class Volume:
     @property
     def thick_snapshot(self) -> bool:
         return self.attr[0] in "sS"
+
+    @property
+    def active(self) -> bool:
+        return self.attr[4] != "-"
 
     @property
     def invalid(self) -> bool:
@@ -164,7 +169,13 @@ class LvmDriver(StorageDriver):
         volume = self.volumes().get(rootfs.path)
         if volume is None:
             raise FleetError(f"the logical volume {rootfs.path} is missing", why="lvs does not list it", mend="See vgs and vgchange -ay.", kind=MISSING)
+        self._require_active(volume)
         return self._resumed(volume)
+
+    @staticmethod
+    def _require_active(volume: Volume) -> None:
+        if not volume.active:
+            raise FleetError(f"the logical volume {volume.path} is not active", why="so it has no device", mend=_activation(volume), kind=MISSING)
 
     def _resumed(self, volume: Volume) -> Volume:
         """A volume that can be read. A command of LVM that was killed in the middle leaves devices suspended, and whoever reads such a one
@@ -187,6 +198,10 @@ class LvmDriver(StorageDriver):
         """
         origin = self.volumes().get(f"/dev/{volume.vg}/{volume.origin}") if volume.origin else None
         return None if origin is None or (volume.thin and origin.thin and volume.pool == origin.pool) else origin
+
+    def minds_writes(self, rootfs: Rootfs) -> bool:
+        # Each write to a thick origin goes into every area above it, which is lost when it is full; to an external origin, into the volume itself.
+        return bool(self.lower_of(rootfs))
 
     def standing_on(self, rootfs: Rootfs) -> list[str]:
         if self._standing is None:
@@ -306,11 +321,11 @@ class LvmDriver(StorageDriver):
 
     def _copy_problems(self, order: Order, targets: Sequence[Rootfs]) -> list[FleetError]:
         self.runner.require("rsync", "mount")
-        size, fstype = self._measures(order)
+        size, fstype = filesystem.measures(order)
         filesystem.require(self.runner, fstype)
         used = order.reader.used(order.source)
         if size < used:
-            return [FleetError(f"storage.size {size} is less than the {used} bytes that the source holds", mend="Raise it.", kind=INVALID)]
+            return [filesystem.too_small(size, used)]
         vg = targets[0].path.split("/")[2] if targets else ""
         if targets and vg not in self.groups():
             return [FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)]
@@ -318,6 +333,7 @@ class LvmDriver(StorageDriver):
         if pool:
             return self._pool_problems(f"/dev/{vg}/{pool}", used * len(targets))
         free = self.groups()[vg].free if targets else 0
+        size = self._rounded(size, vg) if targets else size
         if size * len(targets) > free:
             return [
                 FleetError(
@@ -327,14 +343,6 @@ class LvmDriver(StorageDriver):
                 )
             ]
         return []
-
-    def _measures(self, order: Order) -> tuple[int, str]:
-        """Size and filesystem of a full copy."""
-        reader, storage = order.reader, order.storage
-        size, fstype = reader.size(order.source), ""
-        if size:
-            fstype = filesystem.filesystem_in(order.source.path)
-        return storage.size or size or max(filesystem.DEFAULT_SIZE, reader.used(order.source) * 5 // 4), storage.fstype or fstype or filesystem.DEFAULT_TYPE
 
     def _pool(self, vg: str, order: Order | None, storage: Storage | None = None) -> str | None:
         """The thin pool for a new volume: as asked, that of the source, or the one that LXC is configured for and that is there."""
@@ -417,7 +425,7 @@ class LvmDriver(StorageDriver):
                 filesystem.require_growth(self.runner, target.path, order.storage.size)
                 self._extend(target, order.storage.size, f"{directory}/rootfs")
             return
-        size, fstype = self._measures(order)
+        size, fstype = filesystem.measures(order)
         self._new_volume(target, size, self._pool(target.path.split("/")[2], order), mark)
         filesystem.make(self.runner, target.path, fstype)
         copy_across(order, self, target, directory)
@@ -447,6 +455,7 @@ class LvmDriver(StorageDriver):
     def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
         volume = self.volumes().get(rootfs.path)
         if volume:
+            self._require_active(volume)
             self._resumed(volume)
         with filesystem.view(self.runner, rootfs.path, point, writable, devices):
             yield point
@@ -454,6 +463,12 @@ class LvmDriver(StorageDriver):
     def size(self, rootfs: Rootfs) -> int | None:
         volume = self.volumes().get(rootfs.path)
         return (volume.grows_from or volume.size) if volume and not volume.thick_snapshot else None
+
+    def held(self, rootfs: Rootfs) -> tuple[int, str] | None:
+        volume = self._volume(rootfs)
+        # Of a thick snapshot, LVM tells the size of the area.
+        origin = self._lower(volume) if volume.thick_snapshot else None
+        return (origin or volume).size, filesystem.filesystem_in(rootfs.path)
 
     def granule(self, rootfs: Rootfs) -> int:
         group = self.groups().get(rootfs.path.split("/")[2])
@@ -503,6 +518,8 @@ class LvmDriver(StorageDriver):
                 f"the copy-on-write area of {rootfs.path} is {volume.data_percent:g}% full, and a full one loses the clone: "
                 f"extend it (lvextend -L +SIZE {rootfs.path}), or let dmeventd do so (snapshot_autoextend_threshold in lvm.conf)"
             )
+        if volume and not volume.active:
+            return f"the logical volume {rootfs.path} is not active, and LXC cannot start from it. {_activation(volume)}"
         if volume and volume.grows_from:
             return f"growing {rootfs.path} was cut off: its filesystem has {volume.grows_from} of {volume.size} bytes (run again with storage.size)"
         return ""
@@ -525,7 +542,7 @@ class LvmDriver(StorageDriver):
             return None
         device = f"{os.major(number)}:{os.minor(number)}"
         for pid, _stat, mount in mounts.roots() if roots is None else roots:
-            if mount.device == device:
+            if mount.device == device or (mount.fstype == "btrfs" and _is_device(mount.source, number)):
                 return pid
         return None
 
@@ -559,8 +576,8 @@ class LvmDriver(StorageDriver):
 
         def work() -> None:
             with self.rootfs_view(rootfs, "/mnt") as root:
-                stat = os.statvfs(root)
-                counted.append((stat.f_blocks - stat.f_bfree) * stat.f_frsize)
+                room = os.statvfs(root)
+                counted.append((room.f_blocks - room.f_bfree) * room.f_frsize)
 
         mounts.in_private_mounts(work)
         return counted[0]
@@ -568,6 +585,19 @@ class LvmDriver(StorageDriver):
 
 def _smaller(size: int) -> FleetError:
     return FleetError(f"storage.size is less than the {size} bytes that it has", why="a filesystem is not made smaller", mend="Leave it out.", kind=INVALID)
+
+
+def _activation(volume: Volume) -> str:
+    return f"Activate it (lvchange -ay -K {volume.vg}/{volume.name})."
+
+
+def _is_device(path: str, number: int) -> bool:
+    """Whether a path is this block device; btrfs tells of its device by name alone, and has a number of its own (mountinfo)."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISBLK(found.st_mode) and found.st_rdev == number
 
 
 def suspended() -> frozenset[str]:
