@@ -200,7 +200,7 @@ class BasePlanner:
             raise FleetError(
                 "is sealed and is not started", container=self.name, mend=f"Unseal it first (lxc_base name={self.name} state=unsealed).", kind=BUSY
             )
-        standing = [one for one in dependents if not self.registry.driver(one.rootfs).capabilities.source_writable_with_clones]
+        standing = [one for one in dependents if self.registry.driver(one.rootfs).minds_writes(one.rootfs)]
         self._refuse_dependents(tuple(standing), "is not started")
         if found.state == STOPPED:
             check_unused(found, self.registry.driver(found.rootfs), "is not started")

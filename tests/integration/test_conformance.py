@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.storage import filesystem
 from conftest import inside, sh
 
 ODD = [b"new\nline", b"\xff\xfe not utf-8", b"-leading-dash", b"with space", b"$(id)"]
@@ -323,7 +324,7 @@ def test_a_damaged_clone_is_noticed(fleet, store):
     assert fleet.clone(source="golden", name="one", **store.clone)["summary"]["created"] == 1
 
 
-def test_a_size_is_kept_and_can_grow(fleet, store, refused):
+def test_a_size_is_kept_and_can_grow(fleet, store, refused, monkeypatch):
     if store.name.split("-")[0] not in ("loop", "lvm"):
         refused(fleet, "storage.size does not fit", fleet.clone, source="golden", name="one", storage={"size": "2G"}, **store.clone)
         return
@@ -347,3 +348,19 @@ def test_a_size_is_kept_and_can_grow(fleet, store, refused):
     for name in ("one", "two"):
         assert size(name) >= size("golden") + (64 << 20) and blocks(name) > blocks("golden") + (32 << 20)
     assert not fleet.clone(source="golden", name=["one", "two"], storage={"size": larger}, **store.clone)["changed"]
+    # Cut off when the device has grown and the filesystem has not, it is finished by the next run.
+    larger = f"{(size('one') >> 20) + 64}M"
+    options = {"source": "golden", "name": "one", "storage": {"size": larger}, **store.clone}
+    with monkeypatch.context() as cut:
+        cut.setattr(filesystem, "grow", cut_off)
+        with pytest.raises(FleetError, match="cut off"):
+            fleet.clone(**options)
+    assert size("one") == int(larger[:-1]) << 20 and blocks("one") == blocks("two")
+    assert "growing" in fleet.call(source="golden", name="one")["warnings"][0]
+    assert fleet.clone(check_mode=True, **options)["clones"][0]["actions"] == fleet.clone(**options)["clones"][0]["actions"] == ["grow"]
+    assert blocks("one") > blocks("two") + (32 << 20) and not fleet.clone(**options)["changed"]
+    assert not fleet.call(source="golden", name="one")["warnings"]
+
+
+def cut_off(*_arguments, **_options):
+    raise FleetError("cut off")

@@ -179,6 +179,13 @@ class StorageDriver(ABC):
         """Bytes that the root filesystem can hold, for stores that are sized ahead."""
         return None
 
+    def held(self, rootfs: Rootfs) -> tuple[int, str] | None:
+        """Bytes and filesystem ('' for one that we do not know) of the device or file around it; None where there is none.
+
+        :raises FleetError: when it cannot be read.
+        """
+        return None
+
     def granule(self, rootfs: Rootfs) -> int:
         """Bytes that a size is a multiple of."""
         return 1
@@ -222,6 +229,10 @@ class StorageDriver(ABC):
     def lower_of(self, rootfs: Rootfs) -> list[str]:
         """The directories or devices without which this root filesystem is lost."""
         return []
+
+    def minds_writes(self, rootfs: Rootfs) -> bool:
+        """Whether a root filesystem that stands on another minds when that one is written to."""
+        return not self.capabilities.source_writable_with_clones
 
     def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
         """The pid of a process whose root directory is this root filesystem, under whatever name it was started.

@@ -12,13 +12,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 from typing import Iterator
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, RESOURCES, UNSUPPORTED, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.errors import FAILED, INVALID, RESOURCES, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.records import syncfs
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Order
 
+_MIB = 1 << 20
 DEFAULT_SIZE = 1 << 30  # LXC's own
 DEFAULT_TYPE = "ext4"
 # XFS and btrfs do not mount twice under one UUID.
@@ -38,12 +41,24 @@ def filesystem_in(path: str) -> str:
         with open(path, "rb") as file:
             head = file.read(0x10048)
     except OSError as error:
-        raise FleetError(f"cannot read {path}", why=str(error), kind=RESOURCES) from error
+        raise FleetError(f"cannot read {path}", why=str(error), mend="The kernel says more (dmesg).", kind=RESOURCES) from error
     if head[:4] == b"XFSB":
         return "xfs"
     if head[0x10040:0x10048] == b"_BHRfS_M":
         return "btrfs"
     return "ext4" if head[0x438:0x43A] == b"\x53\xef" else ""
+
+
+def measures(order: Order) -> tuple[int, str]:
+    """Size and filesystem of a full copy: as asked, else those of the source, else what holds it."""
+    storage, held = order.storage, order.reader.held(order.source)
+    size, fstype = held or (0, "")
+    size = storage.size or size or max(DEFAULT_SIZE, order.reader.used(order.source) * 5 // 4)
+    return size, storage.fstype or fstype or DEFAULT_TYPE
+
+
+def too_small(size: int, used: int) -> FleetError:
+    return FleetError(f"storage.size {size} is less than the {used} bytes that the source holds", mend="Raise it.", kind=INVALID)
 
 
 def make(runner: Runner, device: str, fstype: str | None) -> None:
@@ -62,6 +77,21 @@ def require_renewal(runner: Runner, device: str) -> None:
     renewal = _NEW_UUID.get(filesystem_in(device))
     if renewal:
         runner.require(renewal[0])
+
+
+def renewal_cost(device: str) -> int:
+    """Bytes that a copy of this device's filesystem no longer shares with it once it has a UUID of its own.
+
+    xfs_admin writes the whole log anew, which bears the UUID; it is 64 MiB at least. btrfs and ext4 cost next to nothing.
+
+    :raises FleetError: RESOURCES when it cannot be read.
+    """
+    if filesystem_in(device) != "xfs":
+        return 0
+    with open(device, "rb") as file:
+        head = file.read(100)
+    (block,), (logstart,), (logblocks,) = struct.unpack_from(">I", head, 4), struct.unpack_from(">Q", head, 48), struct.unpack_from(">I", head, 96)
+    return block * logblocks + _MIB if logstart else _MIB  # and a superblock in each allocation group
 
 
 def renew(runner: Runner, device: str) -> None:

@@ -18,6 +18,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
+from ansible_collections.fleet.lxc.plugins.module_utils.records import write_atomically
 from ansible_collections.fleet.lxc.plugins.module_utils.storage import filesystem
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import (
     Order,
@@ -42,15 +43,20 @@ class LoopDriver(StorageDriver):
         source, reader = order.source, order.reader
         if reader.store == self.store:
             filesystem.require_renewal(self.runner, source.path)
-            size = self.size(source)
+            size = os.path.getsize(source.path)
             if order.storage.size and order.storage.size < size:
                 return [FleetError(f"storage.size is less than the source's {size} bytes", why="a filesystem is not made smaller", kind=INVALID)]
             if can_reflink(os.path.dirname(source.path), order.lxcpath):
-                return []
+                shortage = not_enough_space(order.lxcpath, filesystem.renewal_cost(source.path), len(targets))
+                return [shortage] if shortage else []
         else:
             self.runner.require("rsync", "mount")
-            filesystem.require(self.runner, order.storage.fstype)
-        shortage = not_enough_space(order.lxcpath, reader.used(source), len(targets))
+            size, fstype = filesystem.measures(order)
+            filesystem.require(self.runner, fstype)
+        used = reader.used(source)
+        if size < used and reader.store != self.store:
+            return [filesystem.too_small(size, used)]
+        shortage = not_enough_space(order.lxcpath, used, len(targets))
         return [shortage] if shortage else []
 
     def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
@@ -69,8 +75,7 @@ class LoopDriver(StorageDriver):
             if size and size > self.size(target):
                 self.grow(target, size, f"{directory}/rootfs")
         else:
-            size = size or max(filesystem.DEFAULT_SIZE, order.reader.used(source) * 5 // 4)
-            self.create(target, directory, Storage(size, order.storage.fstype), mark)
+            self.create(target, directory, Storage(*filesystem.measures(order)), mark)
             copy_across(order, self, target, directory)
 
     def layers(self, rootfs: Rootfs) -> list[str] | None:
@@ -82,17 +87,31 @@ class LoopDriver(StorageDriver):
             yield point
 
     def size(self, rootfs: Rootfs) -> int | None:
-        try:
-            return os.path.getsize(rootfs.path)
-        except OSError:
-            return None
+        for path, told in ((_growing(rootfs), _told_size), (rootfs.path, os.path.getsize)):
+            with contextlib.suppress(OSError, ValueError):
+                return told(path)
+        return None
+
+    def held(self, rootfs: Rootfs) -> tuple[int, str] | None:
+        return os.path.getsize(rootfs.path), filesystem.filesystem_in(rootfs.path)
+
+    def remark(self, rootfs: Rootfs) -> str:
+        if not os.path.exists(_growing(rootfs)):
+            return ""
+        return f"growing {rootfs.path} was cut off: its filesystem has {self.size(rootfs)} bytes (run again with storage.size)"
 
     def grow(self, rootfs: Rootfs, size: int, point: str) -> None:
         if self.runs_on(rootfs) is not None:
             raise FleetError(f"{rootfs.path} is in use and is not grown", mend="Stop the container first.", kind=INVALID)
         filesystem.require_growth(self.runner, rootfs.path, size)
+        has = os.path.getsize(rootfs.path)
+        if size < has:
+            raise FleetError(f"storage.size is less than the {has} bytes that it has", why="a filesystem is not made smaller", kind=INVALID)
+        # Until the filesystem has grown, too, the file counts as not grown, and the next run goes on.
+        write_atomically(_growing(rootfs), f"{self.size(rootfs)}\n", 0o600)
         os.truncate(rootfs.path, size)
         filesystem.grow(self.runner, rootfs.path, point, False, loop=True)
+        os.unlink(_growing(rootfs))
 
     def damage(self, rootfs: Rootfs) -> str:
         return "" if os.path.isfile(rootfs.path) else f"{rootfs.path} is missing"
@@ -115,3 +134,13 @@ class LoopDriver(StorageDriver):
 
     def reflinks(self, source: Rootfs, lxcpath: str) -> bool:
         return can_reflink(os.path.dirname(source.path), lxcpath)
+
+
+def _growing(rootfs: Rootfs) -> str:
+    """The file that tells the size of the filesystem while the file around it is larger."""
+    return f"{rootfs.path}.growing"
+
+
+def _told_size(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        return int(file.read())

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shlex
+import stat
 import tempfile
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Mapping, Sequence
@@ -32,12 +33,15 @@ from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SN
 # fullreport tells of segments and physical volumes too, of which we want to hear little.
 _COLUMNS = {
     "vg": "vg_name,vg_free,vg_extent_size",
-    "lv": "vg_name,lv_name,origin,pool_lv,lv_attr,lv_size,data_percent,metadata_percent,lv_tags,lv_uuid",
+    "lv": "vg_name,lv_name,origin,pool_lv,lv_attr,lv_layout,lv_size,data_percent,metadata_percent,lv_tags,lv_uuid",
     "pv": "pv_name",
     "pvseg": "pvseg_start",
     "seg": "seg_start",
 }
 _TAG = "fleet.lxc."
+_GROWS = f"{_TAG}grows-from."  # with the size that the filesystem of a growing volume has still
+# lvm(8), VALID NAMES.
+_RESERVED = re.compile(r"^(snapshot|pvmove)|_([crtv]data|[crt]meta|[civ]orig(in)?|wcorig|mimage|rimage|mlog|pmspare)")
 _MOST_PERCENT = 95.0
 _WARN_PERCENT = 80.0
 _MIB = 1 << 20
@@ -52,6 +56,7 @@ class Volume:
     origin: str
     pool: str
     attr: str
+    layout: frozenset[str]
     size: int
     data_percent: float
     metadata_percent: float
@@ -66,6 +71,7 @@ class Volume:
             row["origin"],
             row["pool_lv"],
             row["lv_attr"],
+            frozenset(row["lv_layout"].split(",")),
             int(row["lv_size"]),
             float(row["data_percent"] or 0),
             float(row["metadata_percent"] or 0),
@@ -75,19 +81,29 @@ class Volume:
 
     @property
     def thin(self) -> bool:
-        return self.attr[0] == "V"
+        # lv_attr says "o" of the origin of anything, thin or thick.
+        return self.layout >= {"thin", "sparse"}
 
     @property
     def is_pool(self) -> bool:
-        return self.attr[0] == "t"
+        return self.layout >= {"thin", "pool"}
 
     @property
     def thick_snapshot(self) -> bool:
         return self.attr[0] in "sS"
 
     @property
+    def active(self) -> bool:
+        return self.attr[4] != "-"
+
+    @property
     def invalid(self) -> bool:
         return self.attr[4] in "IS"
+
+    @property
+    def grows_from(self) -> int | None:
+        """The size that its filesystem has still, when growing it was cut off."""
+        return next((int(tag[len(_GROWS) :]) for tag in self.tags if tag.startswith(_GROWS)), None)
 
     @property
     def path(self) -> str:
@@ -117,13 +133,14 @@ class LvmDriver(StorageDriver):
     def __init__(self, runner: Any):
         super().__init__(runner)
         self._seen: tuple[dict[str, Volume], dict[str, Group]] | None = None
+        self._standing: dict[str, list[str]] | None = None
         self._cow_size = 0
         self._made: frozenset[str] = frozenset()
 
     # What is there
 
     def refresh(self) -> None:
-        self._seen = None
+        self._seen = self._standing = None
 
     def volumes(self) -> dict[str, Volume]:
         """Every logical volume by its path /dev/VG/LV."""
@@ -154,7 +171,13 @@ class LvmDriver(StorageDriver):
         volume = self.volumes().get(rootfs.path)
         if volume is None:
             raise FleetError(f"the logical volume {rootfs.path} is missing", why="lvs does not list it", mend="See vgs and vgchange -ay.", kind=MISSING)
+        self._require_active(volume)
         return self._resumed(volume)
+
+    @staticmethod
+    def _require_active(volume: Volume) -> None:
+        if not volume.active:
+            raise FleetError(f"the logical volume {volume.path} is not active", why="so it has no device", mend=_activation(volume), kind=MISSING)
 
     def _resumed(self, volume: Volume) -> Volume:
         """A volume that can be read. A command of LVM that was killed in the middle leaves devices suspended, and whoever reads such a one
@@ -170,8 +193,27 @@ class LvmDriver(StorageDriver):
             self.refresh()
         return volume
 
-    def _snapshots_of(self, volume: Volume) -> list[Volume]:
-        return [other for other in self.volumes().values() if other.thick_snapshot and (other.vg, other.origin) == (volume.vg, volume.name)]
+    def _lower(self, volume: Volume) -> Volume | None:
+        """The volume without which this one is lost: its origin, unless both are thin in one pool, which keeps what they share.
+
+        A thin volume may have an external origin: one that is thick, or in another pool.
+        """
+        origin = self.volumes().get(f"/dev/{volume.vg}/{volume.origin}") if volume.origin else None
+        return None if origin is None or (volume.thin and origin.thin and volume.pool == origin.pool) else origin
+
+    def minds_writes(self, rootfs: Rootfs) -> bool:
+        # Each write to a thick origin goes into every area above it, which is lost when it is full; to an external origin, into the volume itself.
+        return bool(self.lower_of(rootfs))
+
+    def _standing_on(self, rootfs: Rootfs) -> list[str]:
+        if self._standing is None:
+            found: dict[str, list[str]] = {}
+            for volume in self.volumes().values():
+                lower = self._lower(volume)
+                if lower:
+                    found.setdefault(lower.path, []).append(volume.path)
+            self._standing = found
+        return self._standing.get(rootfs.path, [])
 
     # Places
 
@@ -195,12 +237,17 @@ class LvmDriver(StorageDriver):
     # Before
 
     def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
-        found = [self._taken(target) for target in targets if target not in swept and target.path in self.volumes()]
+        found = [self._reserved(target) for target in targets if _RESERVED.search(target.path.rpartition("/")[2])]
+        found += [self._taken(target) for target in targets if target not in swept and target.path in self.volumes()]
         if order.method == SNAPSHOT:
             found += self._snapshot_problems(order, len(targets))
         else:
             found += self._copy_problems(order, targets)
         return found
+
+    @staticmethod
+    def _reserved(target: Rootfs) -> FleetError:
+        return FleetError(f"{target.path.rpartition('/')[2]} is a name that LVM keeps for itself", mend="Choose another name.", kind=INVALID)
 
     @staticmethod
     def _taken(target: Rootfs) -> FleetError:
@@ -219,9 +266,9 @@ class LvmDriver(StorageDriver):
             ]
         if source.thin:
             filesystem.require_renewal(self.runner, source.path)
-            if storage.size and storage.size < source.size:
+            if storage.size and self._rounded(storage.size, source.vg) < source.size:
                 return [_smaller(source.size)]
-            return self._pool_problems(f"/dev/{source.vg}/{source.pool}", 0)
+            return self._pool_problems(f"/dev/{source.vg}/{source.pool}", filesystem.renewal_cost(source.path) * count)
         if source.thick_snapshot:
             return [
                 FleetError(
@@ -239,7 +286,17 @@ class LvmDriver(StorageDriver):
         filesystem.require_renewal(self.runner, source.path)
         group = self.groups()[source.vg]
         each, free = self.cow_size(source, storage, count), group.free
-        least = each if storage.cow_size else 4 * group.extent  # of what is left over, no area is made that is full at once
+        # Of what is left over, no area is made that is full at once.
+        least = max(each if storage.cow_size else 4 * group.extent, self._born_with(source))
+        if storage.cow_size and each < least:
+            return [
+                FleetError(
+                    f"storage.cow_size must be {least // _MIB}M or more",
+                    why=f"a clone of {source.path} gets a UUID of its own, for which the whole log of its XFS is written anew",
+                    mend="Raise it, leave it out, or make the base with fstype ext4 or on a thin pool.",
+                    kind=INVALID,
+                )
+            ]
         if each < least or each * count > free:
             return [
                 FleetError(
@@ -250,21 +307,32 @@ class LvmDriver(StorageDriver):
             ]
         return []
 
+    def _rounded(self, size: int, vg: str) -> int:
+        """A size as LVM makes it, of whole extents."""
+        extent = self.groups()[vg].extent
+        return -(-size // extent) * extent
+
+    def _born_with(self, source: Volume) -> int:
+        """Bytes of a copy-on-write area that are taken before anybody writes; LVM's own tables of what was copied included."""
+        return self._rounded(filesystem.renewal_cost(source.path) * 65 // 64, source.vg)
+
     def cow_size(self, source: Volume, storage: Storage, count: int) -> int:
-        """Bytes of a thick snapshot's copy-on-write area: as asked, else a fifth of the origin, at most what the VG has for each."""
+        """Bytes of a thick snapshot's copy-on-write area: as asked, else a fifth of the origin beside what it is born with,
+        at most what the VG has for each.
+        """
         extent = self.groups()[source.vg].extent
-        wanted = storage.cow_size or min(max(source.size // 5, 64 * _MIB), source.size)
+        wanted = storage.cow_size or min(max(source.size // 5, 64 * _MIB), source.size) + self._born_with(source)
         if not storage.cow_size:
             wanted = min(wanted, self.groups()[source.vg].free // max(count, 1) // extent * extent)
-        return -(-wanted // extent) * extent
+        return self._rounded(wanted, source.vg)
 
     def _copy_problems(self, order: Order, targets: Sequence[Rootfs]) -> list[FleetError]:
         self.runner.require("rsync", "mount")
-        size, fstype = self._measures(order)
+        size, fstype = filesystem.measures(order)
         filesystem.require(self.runner, fstype)
         used = order.reader.used(order.source)
         if size < used:
-            return [FleetError(f"storage.size {size} is less than the {used} bytes that the source holds", mend="Raise it.", kind=INVALID)]
+            return [filesystem.too_small(size, used)]
         vg = targets[0].path.split("/")[2] if targets else ""
         if targets and vg not in self.groups():
             return [FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)]
@@ -272,6 +340,7 @@ class LvmDriver(StorageDriver):
         if pool:
             return self._pool_problems(f"/dev/{vg}/{pool}", used * len(targets))
         free = self.groups()[vg].free if targets else 0
+        size = self._rounded(size, vg) if targets else size
         if size * len(targets) > free:
             return [
                 FleetError(
@@ -281,14 +350,6 @@ class LvmDriver(StorageDriver):
                 )
             ]
         return []
-
-    def _measures(self, order: Order) -> tuple[int, str]:
-        """Size and filesystem of a full copy."""
-        reader, storage = order.reader, order.storage
-        size, fstype = reader.size(order.source), ""
-        if size:
-            fstype = filesystem.filesystem_in(order.source.path)
-        return storage.size or size or max(filesystem.DEFAULT_SIZE, reader.used(order.source) * 5 // 4), storage.fstype or fstype or filesystem.DEFAULT_TYPE
 
     def _pool(self, vg: str, order: Order | None, storage: Storage | None = None) -> str | None:
         """The thin pool for a new volume: as asked, that of the source, or the one that LXC is configured for and that is there."""
@@ -317,18 +378,32 @@ class LvmDriver(StorageDriver):
         free = int(pool.size * (1 - pool.data_percent / 100))
         if needed > free:
             return [
-                FleetError(f"the copies need {needed // _MIB} MiB, the thin pool {pool.vg}/{pool.name} has {free // _MIB} MiB free", mend=mend, kind=RESOURCES)
+                FleetError(f"the clones need {needed // _MIB} MiB, the thin pool {pool.vg}/{pool.name} has {free // _MIB} MiB free", mend=mend, kind=RESOURCES)
             ]
         return []
 
     # Making
 
+    def no_place(self, rootfs: Rootfs, storage: Storage, swept: bool = False) -> FleetError | None:
+        _empty, _dev, vg, name = rootfs.path.split("/")
+        if vg not in self.groups():
+            return FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)
+        if _RESERVED.search(name):
+            return self._reserved(rootfs)
+        if rootfs.path in self.volumes() and not swept:
+            return self._taken(rootfs)
+        filesystem.require(self.runner, storage.fstype)
+        size, pool = storage.size or filesystem.DEFAULT_SIZE, self._pool(vg, None, storage)
+        if pool:
+            return next(iter(self._pool_problems(f"/dev/{vg}/{pool}", 0)), None)
+        free = self.groups()[vg].free
+        if size > free and not swept:
+            what = f"{rootfs.path} needs {size >> 20} MiB, the VG {vg} has {free >> 20} MiB free"
+            return FleetError(what, mend="Extend it (vgextend), or set storage.size.", kind=RESOURCES)
+        return None
+
     def create(self, rootfs: Rootfs, directory: str, storage: Storage, mark: str) -> None:
         vg = rootfs.path.split("/")[2]
-        if vg not in self.groups():
-            raise FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)
-        if rootfs.path in self.volumes():
-            raise self._taken(rootfs)
         os.makedirs(f"{directory}/rootfs", exist_ok=True)
         self._new_volume(rootfs, storage.size or filesystem.DEFAULT_SIZE, self._pool(vg, None, storage), mark)
         self.refresh()
@@ -368,10 +443,10 @@ class LvmDriver(StorageDriver):
                 self.runner.run(self._snapshot(source, target, mark))
             filesystem.renew(self.runner, target.path)
             if order.storage.size and order.storage.size > source.size:
-                self.refresh()
-                self.grow(target, order.storage.size, f"{directory}/rootfs")
+                filesystem.require_growth(self.runner, target.path, order.storage.size)
+                self._extend(target, order.storage.size, f"{directory}/rootfs")
             return
-        size, fstype = self._measures(order)
+        size, fstype = filesystem.measures(order)
         self._new_volume(target, size, self._pool(target.path.split("/")[2], order), mark)
         filesystem.make(self.runner, target.path, fstype)
         copy_across(order, self, target, directory)
@@ -401,13 +476,20 @@ class LvmDriver(StorageDriver):
     def rootfs_view(self, rootfs: Rootfs, point: str, writable: bool = False, devices: bool = False) -> Iterator[str]:
         volume = self.volumes().get(rootfs.path)
         if volume:
+            self._require_active(volume)
             self._resumed(volume)
         with filesystem.view(self.runner, rootfs.path, point, writable, devices):
             yield point
 
     def size(self, rootfs: Rootfs) -> int | None:
         volume = self.volumes().get(rootfs.path)
-        return volume.size if volume and not volume.thick_snapshot else None
+        return (volume.grows_from or volume.size) if volume and not volume.thick_snapshot else None
+
+    def held(self, rootfs: Rootfs) -> tuple[int, str] | None:
+        volume = self._volume(rootfs)
+        # Of a thick snapshot, LVM tells the size of the area.
+        origin = self._lower(volume) if volume.thick_snapshot else None
+        return (origin or volume).size, filesystem.filesystem_in(rootfs.path)
 
     def granule(self, rootfs: Rootfs) -> int:
         group = self.groups().get(rootfs.path.split("/")[2])
@@ -417,11 +499,23 @@ class LvmDriver(StorageDriver):
         volume = self._volume(rootfs)
         if volume.thick_snapshot:
             raise FleetError(f"{rootfs.path} is a thick snapshot and keeps its origin's size", mend="Leave storage.size out.", kind=INVALID)
+        size = self._rounded(size, volume.vg)
         if size < volume.size:
             raise _smaller(volume.size)
+        # Until the filesystem has grown, too, the volume counts as not grown, and the next run goes on.
         filesystem.require_growth(self.runner, rootfs.path, size)
-        self.runner.run(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
+        tag = f"{_GROWS}{volume.grows_from or volume.size}"
+        if not volume.grows_from:
+            self.runner.run(["lvchange", "-q", "--addtag", tag, rootfs.path[5:]])
+        self._extend(rootfs, size, point)
+        self.runner.run(["lvchange", "-q", "--deltag", tag, rootfs.path[5:]])
         self.refresh()
+
+    def _extend(self, rootfs: Rootfs, size: int, point: str) -> None:
+        self.refresh()
+        if size > self._volume(rootfs).size:
+            self.runner.run(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
+            self.refresh()
         filesystem.grow(self.runner, rootfs.path, point, self.runs_on(rootfs) is not None)
 
     def headroom(self, rootfs: Rootfs) -> dict[str, Any]:
@@ -445,6 +539,10 @@ class LvmDriver(StorageDriver):
                 f"the copy-on-write area of {rootfs.path} is {volume.data_percent:g}% full, and a full one loses the clone: "
                 f"extend it (lvextend -L +SIZE {rootfs.path}), or let dmeventd do so (snapshot_autoextend_threshold in lvm.conf)"
             )
+        if volume and not volume.active:
+            return f"the logical volume {rootfs.path} is not active, and LXC cannot start from it. {_activation(volume)}"
+        if volume and volume.grows_from:
+            return f"growing {rootfs.path} was cut off: its filesystem has {volume.grows_from} of {volume.size} bytes (run again with storage.size)"
         return ""
 
     def damage(self, rootfs: Rootfs) -> str:
@@ -453,9 +551,36 @@ class LvmDriver(StorageDriver):
             return f"the logical volume {rootfs.path} is missing"
         return f"the copy-on-write area of {rootfs.path} was full, which makes the snapshot invalid" if volume.thick_snapshot and volume.invalid else ""
 
+    def away(self, rootfs: Rootfs) -> FleetError | None:
+        vg = rootfs.path.split("/")[2]
+        if vg in self.groups():
+            return None
+        return FleetError(f"the VG {vg} is not there", mend=f"Bring its disks back (pvs shows what is there; vgchange -ay {vg} activates it).", kind=RESOURCES)
+
+    def held(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
+        volume = self.volumes().get(rootfs.path)
+        if volume is None or (mark and _TAG + mark not in volume.tags):
+            return self.away(rootfs)
+        standing = [path for path in self._standing_on(rootfs) if path not in going]
+        if not standing:
+            return None
+        return FleetError(
+            f"{rootfs.path} is not removed: LVM would take along what stands on it",
+            why=", ".join(standing[:10]),
+            mend="Remove those first, if they are not needed.",
+            kind=BUSY,
+        )
+
+    def unmark(self, rootfs: Rootfs) -> None:
+        volume = self._volume(rootfs)
+        for tag in volume.tags:
+            if tag.startswith(_TAG) and not tag.startswith(_GROWS):
+                self.runner.run(["lvchange", "-q", "--deltag", tag, f"{volume.vg}/{volume.name}"])
+
     def lower_of(self, rootfs: Rootfs) -> list[str]:
         volume = self.volumes().get(rootfs.path)
-        return [f"/dev/{volume.vg}/{volume.origin}"] if volume and volume.thick_snapshot else []
+        lower = self._lower(volume) if volume else None
+        return [lower.path] if lower else []
 
     def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
         try:
@@ -464,7 +589,7 @@ class LvmDriver(StorageDriver):
             return None
         device = f"{os.major(number)}:{os.minor(number)}"
         for pid, _stat, mount in mounts.roots() if roots is None else roots:
-            if mount.device == device:
+            if mount.device == device or (mount.fstype == "btrfs" and _is_device(mount.source, number)):
                 return pid
         return None
 
@@ -480,20 +605,17 @@ class LvmDriver(StorageDriver):
         volume = self.volumes().get(rootfs.path)
         if volume is None or (mark and _TAG + mark not in volume.tags):
             return
-        snapshots = self._snapshots_of(volume)
-        if snapshots:
-            raise FleetError(
-                f"{rootfs.path} is not removed: LVM would take its snapshots along",
-                why=", ".join(snapshot.path for snapshot in snapshots[:10]),
-                mend="Remove those first.",
-                kind=BUSY,
-            )
-        self.runner.run(["lvremove", "-q", "-f", self._resumed(volume).path[5:]])
+        problem = self.held(rootfs, mark)
+        if problem:
+            raise problem
+        done = self.runner.run(["lvremove", "-q", "-f", self._resumed(volume).path[5:]], check=False)
         self.refresh()
+        if done.rc and rootfs.path in self.volumes():
+            raise FleetError(f"{rootfs.path} is not removed", why=done.said, mend="Free it, if something uses it.", kind=BUSY)
 
     def used(self, rootfs: Rootfs) -> int:
         volume = self._volume(rootfs)
-        return int(volume.size * volume.data_percent / 100) if volume.thin else self._counted(rootfs)
+        return int(volume.size * volume.data_percent / 100) if volume.thin and not self._lower(volume) else self._counted(rootfs)
 
     def _counted(self, rootfs: Rootfs) -> int:
         """Bytes that the filesystem in a thick volume holds, asked of itself."""
@@ -501,8 +623,8 @@ class LvmDriver(StorageDriver):
 
         def work() -> None:
             with self.rootfs_view(rootfs, "/mnt") as root:
-                stat = os.statvfs(root)
-                counted.append((stat.f_blocks - stat.f_bfree) * stat.f_frsize)
+                room = os.statvfs(root)
+                counted.append((room.f_blocks - room.f_bfree) * room.f_frsize)
 
         mounts.in_private_mounts(work)
         return counted[0]
@@ -510,6 +632,19 @@ class LvmDriver(StorageDriver):
 
 def _smaller(size: int) -> FleetError:
     return FleetError(f"storage.size is less than the {size} bytes that it has", why="a filesystem is not made smaller", mend="Leave it out.", kind=INVALID)
+
+
+def _activation(volume: Volume) -> str:
+    return f"Activate it (lvchange -ay -K {volume.vg}/{volume.name})."
+
+
+def _is_device(path: str, number: int) -> bool:
+    """Whether a path is this block device; btrfs tells of its device by name alone, and has a number of its own (mountinfo)."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISBLK(found.st_mode) and found.st_rdev == number
 
 
 def suspended() -> frozenset[str]:
