@@ -170,6 +170,20 @@ def test_what_would_be_in_a_bases_way_is_told_by_check_mode_too(fleet, volumes, 
             refused(fleet, match, fleet.golden, check_mode=check, storage={"zfs_dataset": dataset}, **options)
 
 
+@pytest.mark.parametrize(("readonly", "match"), [(True, "is read-only.*readonly=off"), (False, "key is not loaded.*zfs load-key")], ids=["read-only", "locked"])
+def test_a_dataset_that_cannot_be_written_is_refused_with_what_mends_it(base_on, volumes, refused, busybox_archive, tmp_path, readonly, match):
+    fleet, dataset, key = base_on(), f"{volumes.use('zfs_dataset')}/other", tmp_path / "key"
+    key.write_text("secret phrase")
+    options = ["-o", "readonly=on"] if readonly else ["-o", "encryption=on", "-o", "keyformat=passphrase", "-o", f"keylocation=file://{key}"]
+    sh(["zfs", "create", "-o", "mountpoint=none", *options, dataset])
+    if not readonly:
+        sh(["zfs", "unload-key", dataset])
+    for check in (True, False):
+        refused(fleet, match, fleet.clone, check_mode=check, source="golden", name="web", storage={"zfs_dataset": dataset})
+        makes = {"rootfs_archive": busybox_archive, "backing_store": "zfs", "storage": {"zfs_dataset": dataset}}
+        refused(fleet, match, fleet.base, check_mode=check, name="more", **makes)
+
+
 def test_a_sealed_base_that_changed_is_not_cloned(base_on, refused):
     fleet = base_on(state="sealed")
     # Who looks into it changes nothing.

@@ -120,10 +120,11 @@ class ZfsDriver(StorageDriver):
     # Before
 
     def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
+        problem = self._root_problem(targets[0].path.rpartition("/")[0]) if targets else None
+        if problem:
+            return [problem]
         for target in targets:
             root = target.path.rpartition("/")[0]
-            if root not in self.datasets():
-                return [self._no_dataset(root)]
             if order.method == SNAPSHOT and root.split("/")[0] != order.source.path.split("/")[0]:
                 return [FleetError(f"a clone of {order.source.path} cannot be in another pool", mend="Use method: copy.", kind=UNSUPPORTED)]
             stale = [name for name in (target.path, self._snapshot_for(order.source, target)) if name in self.datasets()]
@@ -148,16 +149,22 @@ class ZfsDriver(StorageDriver):
         return f"{source.path}@{target.path.rpartition('/')[2]}"
 
     def no_place(self, rootfs: Rootfs, storage: Storage, swept: bool = False) -> FleetError | None:
-        root = rootfs.path.rpartition("/")[0]
-        if root not in self.datasets():
-            return self._no_dataset(root)
-        if rootfs.path in self.datasets() and not swept:
+        problem = self._root_problem(rootfs.path.rpartition("/")[0])
+        if problem is None and rootfs.path in self.datasets() and not swept:
             return self._taken(rootfs.path)
-        return None
+        return problem
 
-    def _no_dataset(self, root: str) -> FleetError:
-        away = self.away(Rootfs(self.store, root))
-        return away or FleetError(f"there is no dataset {root}", mend="Set storage.zfs_dataset, or make it (role fleet.lxc.host).", kind=MISSING)
+    def _root_problem(self, root: str) -> FleetError | None:
+        """Why no dataset can be made below another."""
+        if root not in self.datasets():
+            away = self.away(Rootfs(self.store, root))
+            return away or FleetError(f"there is no dataset {root}", mend="Set storage.zfs_dataset, or make it (role fleet.lxc.host).", kind=MISSING)
+        readonly, key = self.runner.run(["zfs", "get", "-H", "-o", "value", "readonly,keystatus", root]).stdout.split()
+        if readonly == "on":
+            return FleetError(f"the dataset {root} is read-only", mend=f"Set readonly=off (zfs set readonly=off {root}), or use another.", kind=RESOURCES)
+        if key == "unavailable":
+            return FleetError(f"the dataset {root} is encrypted and its key is not loaded", mend=f"Load it (zfs load-key {root}).", kind=RESOURCES)
+        return None
 
     def _taken(self, name: str) -> FleetError:
         stood_on = self._clones_of(name)
