@@ -362,5 +362,12 @@ def test_a_size_is_kept_and_can_grow(fleet, store, refused, monkeypatch):
     assert not fleet.call(source="golden", name="one")["warnings"]
 
 
+@once_per_store
+def test_another_filesystem_is_refused_where_the_file_is_copied_as_it_is(fleet, store, refused):
+    if store.name == "loop":
+        refused(fleet, "cannot have the filesystem xfs.*with ext4", fleet.clone, source="golden", name="one", storage={"fstype": "xfs"}, **store.clone)
+        fleet.clone(source="golden", name="one", storage={"fstype": "ext4"}, **store.clone)
+
+
 def cut_off(*_arguments, **_options):
     raise FleetError("cut off")

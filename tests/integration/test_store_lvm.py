@@ -137,6 +137,21 @@ def test_a_volume_that_is_not_active_is_told_of_with_the_mend(base_on, volumes, 
     fleet.clone(name="web", state="absent")
 
 
+@pytest.mark.parametrize("base", [THIN, THICK], ids=["thin", "thick"])
+def test_options_that_do_not_fit_a_clone_are_refused(base_on, volumes, refused, base):
+    fleet = base_on(base)
+    for method, storage, match in (
+        ("snapshot", {"fstype": "xfs"}, "cannot have the filesystem xfs: it has ext4.*method: copy"),
+        ("snapshot", {"thinpool": "other"}, f"cannot be in the thin pool other: {'it is in pool' if base is THIN else 'it is thick'}.*method: copy"),
+        ("snapshot", {"vg": "other"}, "cannot be in the VG other"),
+        ("copy", {"cow_size": "16M"}, "cow_size does not fit: a full copy has no"),
+        *([("snapshot", {"cow_size": "16M"}, "cow_size does not fit: .* is thin, has no")] if base is THIN else []),
+    ):
+        refused(fleet, match, fleet.clone, source="golden", name="web", method=method, storage=storage)
+    own = {"fstype": "ext4", "vg": volumes.use("volume_group"), **({"thinpool": "pool"} if base is THIN else {"cow_size": "16M"})}
+    assert fleet.clone(source="golden", name="web", method="snapshot", storage=own)["summary"]["created"] == 1
+
+
 def test_a_stale_volume_of_a_clones_name_is_neither_taken_nor_removed(base_on, volumes, refused):
     fleet = base_on(THIN)
     vg = volumes.use("volume_group")

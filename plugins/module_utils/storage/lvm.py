@@ -253,11 +253,18 @@ class LvmDriver(StorageDriver):
 
     def _snapshot_problems(self, order: Order, count: int) -> list[FleetError]:
         source, storage = self._volume(order.source), order.storage
-        if storage.vg not in (None, source.vg):
-            return [
-                FleetError(f"a snapshot of {source.path} cannot be in the VG {storage.vg}", mend="Leave storage.vg out, or use method: copy.", kind=UNSUPPORTED)
-            ]
+        shape = (
+            ("vg", storage.vg, source.vg, f"be in the VG {storage.vg}"),
+            ("thinpool", storage.thinpool, source.pool if source.thin else None, f"be in the thin pool {storage.thinpool}"),
+            ("fstype", storage.fstype, storage.fstype and filesystem.filesystem_in(source.path), f"have the filesystem {storage.fstype}"),
+        )
+        for option, asked, has, what in shape:
+            if asked not in (None, has):
+                why = f"it is in {has}" if option != "fstype" and has else f"it has {has}" if has else "it is thick"
+                return [FleetError(f"a snapshot of {source.path} cannot {what}", why=why, mend=f"Leave storage.{option} out, or use method: copy.", kind=UNSUPPORTED)]
         if source.thin:
+            if storage.cow_size:
+                return [_no_area(f"a clone of {source.path}, which is thin,")]
             filesystem.require_renewal(self.runner, source.path)
             if storage.size and self._rounded(storage.size, source.vg) < source.size:
                 return [_smaller(source.size)]
@@ -320,6 +327,8 @@ class LvmDriver(StorageDriver):
         return self._rounded(wanted, source.vg)
 
     def _copy_problems(self, order: Order, targets: Sequence[Rootfs]) -> list[FleetError]:
+        if order.storage.cow_size:
+            return [_no_area("a full copy")]
         self.runner.require("rsync", "mount")
         size, fstype = filesystem.measures(order)
         filesystem.require(self.runner, fstype)
@@ -581,6 +590,10 @@ class LvmDriver(StorageDriver):
 
         mounts.in_private_mounts(work)
         return counted[0]
+
+
+def _no_area(what: str) -> FleetError:
+    return FleetError("storage.cow_size does not fit", why=f"{what} has no copy-on-write area", mend="Leave it out.", kind=INVALID)
 
 
 def _smaller(size: int) -> FleetError:
