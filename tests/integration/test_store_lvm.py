@@ -14,7 +14,7 @@ import os
 import pytest
 import test_crashes
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
-from conftest import inside, lxc, sh, starts
+from conftest import crashed, inside, lxc, sh, starts
 
 THIN = {"thinpool": "pool", "size": "64M"}
 THICK = {"size": "64M"}
@@ -150,6 +150,21 @@ def test_options_that_do_not_fit_a_clone_are_refused(base_on, volumes, refused, 
         refused(fleet, match, fleet.clone, source="golden", name="web", method=method, storage=storage)
     own = {"fstype": "ext4", "vg": volumes.use("volume_group"), **({"thinpool": "pool"} if base is THIN else {"cow_size": "16M"})}
     assert fleet.clone(source="golden", name="web", method="snapshot", storage=own)["summary"]["created"] == 1
+
+
+@pytest.mark.parametrize("shape", [{"size": "96M"}, {"size": "300M", "fstype": "xfs"}, {"size": "256M", "fstype": "btrfs"}], ids=["ext4", "xfs", "btrfs"])
+def test_what_a_crash_left_in_the_journal_is_copied(base_on, refused, shape):
+    fleet = base_on({"thinpool": "pool", **shape})
+    crashed(fleet, "golden")
+    fleet.base(name="golden", state="sealed", scrub=False)
+    with pytest.raises(FleetError, match="golden was not unmounted cleanly.*read-only.*state=unsealed"):
+        fleet.clone(source="golden", name="web", method="copy")
+    assert os.listdir(fleet.lxcpath) == ["golden"]
+    fleet.base(name="golden", state="unsealed")
+    fleet.clone(source="golden", name="web", method="copy")
+    assert inside(fleet, "web", lambda path: os.path.getsize(f"{path}/root/kept")) == 100000
+    fleet.base(name="golden", state="sealed", scrub=False)
+    fleet.clone(source="golden", name="db", method="copy")
 
 
 def test_a_stale_volume_of_a_clones_name_is_neither_taken_nor_removed(base_on, volumes, refused):
