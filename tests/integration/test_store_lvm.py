@@ -167,6 +167,19 @@ def test_what_a_crash_left_in_the_journal_is_copied(base_on, refused, shape):
     fleet.clone(source="golden", name="db", method="copy")
 
 
+def test_what_lvm_conf_says_of_its_log_does_not_matter(base_on):
+    local, fleet = "/etc/lvm/lvmlocal.conf", base_on(THIN)
+    before = open(local, encoding="utf-8").read() if os.path.exists(local) else ""
+    with open(local, "a", encoding="utf-8") as file:
+        file.write("\nlog {\n\treport_command_log = 1\n\tverbose = 1\n}\n")
+    try:
+        assert fleet.clone(source="golden", name="web")["summary"]["created"] == 1
+        assert not fleet.clone(source="golden", name="web")["changed"]
+    finally:
+        with open(local, "w", encoding="utf-8") as file:
+            file.write(before)
+
+
 def test_a_stale_volume_of_a_clones_name_is_neither_taken_nor_removed(base_on, volumes, refused):
     fleet = base_on(THIN)
     vg = volumes.use("volume_group")

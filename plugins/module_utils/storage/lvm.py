@@ -155,7 +155,8 @@ class LvmDriver(StorageDriver):
             return seen
         self.runner.require("lvm")
         answer = self.runner.run(
-            ["lvm", "fullreport", "--reportformat", "json", "--units", "b", "--nosuffix"]
+            # The administrator's lvm.conf may put LVM's own log into the report, which is no JSON then.
+            ["lvm", "fullreport", "--config", "log/report_command_log=0", "--reportformat", "json", "--units", "b", "--nosuffix"]
             + [word for report, columns in _COLUMNS.items() for word in ("--configreport", report, "-o", columns)]
         )
         reports = json.loads(answer.stdout)["report"]
