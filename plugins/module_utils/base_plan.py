@@ -20,7 +20,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN,
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
 from ansible_collections.fleet.lxc.plugins.module_utils.host import LxcHost, names_of
-from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_unused, fingerprint, held, with_guard
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_unused, fingerprint, obstacle, with_guard
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import Storage
 
 CREATE, ADOPT, SWEEP, STOP, CONFIGURE, TUNE, SEAL, UNSEAL = "create", "adopt", "sweep", "stop", "configure", "tune", "seal", "unseal"
@@ -249,7 +249,7 @@ class BasePlanner:
                 mend="Leave delete_adopted out, which removes our marks only, and remove the rest by hand.",
                 kind=CONFLICT,
             )
-        self._refuse_held(found, dependents)
+        self._refuse_obstacles(found, dependents)
         steps = []
         if found.state != STOPPED:
             self._must_stop(found, "is not removed")
@@ -261,10 +261,10 @@ class BasePlanner:
                 self._refuse_unseen_dependents(found, roots)
         return BasePlan((*steps, REMOVE), found, None, dependents)
 
-    def _refuse_held(self, found: Container, dependents: tuple[Container, ...]) -> None:
+    def _refuse_obstacles(self, found: Container, dependents: tuple[Container, ...]) -> None:
         """Before anything is stopped: what its store would refuse then."""
         for container in (*dependents, found):
-            problem = held(container, self.registry, [one.rootfs.path for one in dependents if one.rootfs])
+            problem = obstacle(container, self.registry, [one.rootfs.path for one in dependents if one.rootfs])
             if problem:
                 raise problem
 

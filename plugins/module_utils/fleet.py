@@ -33,7 +33,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.names import abridged
 from ansible_collections.fleet.lxc.plugins.module_utils.neighbours import Neighbours
 from ansible_collections.fleet.lxc.plugins.module_utils.plan import Item, Make, Plan, Wanted, WantedClone
 from ansible_collections.fleet.lxc.plugins.module_utils.records import VERSION, now
-from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source, check_unchanged, check_unused, held
+from ansible_collections.fleet.lxc.plugins.module_utils.seal import check_source, check_unchanged, check_unused, obstacle
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Choice, Registry, Request
 from ansible_collections.fleet.lxc.plugins.module_utils.waiting import Wait, await_ready, log_of
@@ -176,7 +176,7 @@ class CloneCall:
             ipv4=self.ipv4 and replace(self.ipv4, holders=lambda: self._neighbours(observed).addresses()),
         )
         plan = planner.plan(wanted, observed.containers, observed.dependents, make)
-        plan = self._refuse_held(plan)
+        plan = self._refuse_obstacles(plan)
         self._refuse_in_use(plan)
         warnings += told((item.name, text) for item in plan.items for text in item.warnings)
         return Seen(observed, plan, source, choice, warnings)
@@ -185,12 +185,12 @@ class CloneCall:
         """Who else is on this host."""
         return Neighbours(observed, [self.source_host.lxcpath, default_lxcpath(self.runner)])
 
-    def _refuse_held(self, plan: Plan) -> Plan:
+    def _refuse_obstacles(self, plan: Plan) -> Plan:
         """What a store would refuse to remove is refused before anything is stopped; or left out, where the others go on."""
         items, going = [], []
         for item in plan.items:
             goes = {planner.REMOVE, planner.SWEEP} & set(item.steps)
-            problem = held(item.container, self.registry, going) if goes else None
+            problem = obstacle(item.container, self.registry, going) if goes else None
             if problem and self.options["on_error"] != "continue":
                 raise problem
             if problem:

@@ -122,7 +122,7 @@ def check_unused(container: Container, driver: StorageDriver, consequence: str, 
         raise FleetError(f"{consequence}: its root filesystem is in use", container=container.name, why=by, mend="Stop what runs there.", kind=BUSY)
 
 
-def held(container: Container, registry: Registry, going: Collection[str]) -> FleetError | None:
+def obstacle(container: Container, registry: Registry, going: Collection[str]) -> FleetError | None:
     """Why a container's storage would not be removed; None when it would, or is none of ours.
 
     :param going: the paths of root filesystems that are removed before it.
@@ -136,7 +136,7 @@ def held(container: Container, registry: Registry, going: Collection[str]) -> Fl
     if driver is None:
         return None
     try:
-        problem = driver.held(rootfs, record.id if record else None, going)
+        problem = driver.obstacle(rootfs, record.id if record else None, going)
     except FleetError as error:
         problem = error
     if problem:

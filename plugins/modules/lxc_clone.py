@@ -54,7 +54,7 @@ options:
           - An existing clone grows to it, whether it runs or not (a loop file when it does not); nothing is ever made smaller.
         type: str
       fstype:
-        description: The filesystem in it. Default is the source's, or V(ext4).
+        description: The filesystem in it. Default is the source's, or V(ext4). Another than the source's is for full copies.
         type: str
         choices: [ext4, xfs, btrfs]
       vg:
@@ -69,7 +69,7 @@ options:
       cow_size:
         description:
           - The copy-on-write area of a snapshot on thick LVM, which loses the clone when it is full.
-          - Default is a fifth of the origin and at least 64 MiB, within what the volume group has free.
+          - Default is a fifth of the origin and at least 64 MiB, more by the log where the origin is XFS, within what the volume group has free.
         type: str
   state:
     description:

@@ -338,6 +338,26 @@ def inside(fleet, name, work, writable=False):
     return mounts.in_private_mounts(run)
 
 
+def crashed(fleet, name):
+    """Leave a container's root filesystem as a power cut does: with a file that was synced, and so lies in the journal only."""
+    path = fleet.rootfs(name).path
+
+    def work(root):
+        # The first fsync after a mount may commit all of btrfs at once, without its log.
+        for last in ("first", "kept"):
+            with open(f"{root}/root/{last}", "wb", buffering=0) as file:
+                file.write(b"x" * 100000)
+                os.fsync(file.fileno())
+        directory = os.open(f"{root}/root", os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+        sh(["dd", f"if={path}", f"of={fleet.path(name, 'crash')}", "bs=1M", "conv=sparse"])
+
+    inside(fleet, name, work, writable=True)
+    sh(["dd", f"if={fleet.path(name, 'crash')}", f"of={path}", "bs=1M", "conv=notrunc,fsync"])
+    os.unlink(fleet.path(name, "crash"))
+
+
 def content_of(fleet, name):
     return inside(fleet, name, lambda path: sh(f"cd {path} && find . -type f -exec sha256sum {{}} + | sort"))
 

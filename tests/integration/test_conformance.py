@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage import filesystem
-from conftest import inside, sh
+from conftest import crashed, inside, sh
 
 ODD = [b"new\nline", b"\xff\xfe not utf-8", b"-leading-dash", b"with space", b"$(id)"]
 
@@ -360,6 +360,23 @@ def test_a_size_is_kept_and_can_grow(fleet, store, refused, monkeypatch):
     assert fleet.clone(check_mode=True, **options)["clones"][0]["actions"] == fleet.clone(**options)["clones"][0]["actions"] == ["grow"]
     assert blocks("one") > blocks("two") + (32 << 20) and not fleet.clone(**options)["changed"]
     assert not fleet.call(source="golden", name="one")["warnings"]
+
+
+@once_per_store
+def test_another_filesystem_is_refused_where_the_file_is_copied_as_it_is(fleet, store, refused):
+    if store.name == "loop":
+        refused(fleet, "cannot have the filesystem xfs.*with ext4", fleet.clone, source="golden", name="one", storage={"fstype": "xfs"}, **store.clone)
+        fleet.clone(source="golden", name="one", storage={"fstype": "ext4"}, **store.clone)
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+def test_what_a_crash_left_in_the_journal_of_a_loop_file_is_copied(fleet_on, busybox_archive, fstype):
+    fleet = fleet_on("ext")
+    fleet.golden(state="present", rootfs_archive=busybox_archive, backing_store="loop", storage={"size": "300M", "fstype": fstype})
+    crashed(fleet, "golden")
+    fleet.clone(source="golden", name=["one", "two"], method="copy", backing_store="dir")
+    for name in ("one", "two"):
+        assert os.path.getsize(fleet.path(name, "rootfs", "root", "kept")) == 100000
 
 
 def cut_off(*_arguments, **_options):

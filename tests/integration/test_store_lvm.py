@@ -15,7 +15,7 @@ import uuid
 import pytest
 import test_crashes
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
-from conftest import inside, lxc, sh, starts
+from conftest import crashed, inside, lxc, sh, starts
 
 THIN = {"thinpool": "pool", "size": "64M"}
 THICK = {"size": "64M"}
@@ -136,6 +136,49 @@ def test_a_volume_that_is_not_active_is_told_of_with_the_mend(base_on, volumes, 
     (warning,) = fleet.call(source="golden", name="web")["warnings"]
     assert warning.startswith("web: ") and f"lvchange -ay -K {vg}/web" in warning
     fleet.clone(name="web", state="absent")
+
+
+@pytest.mark.parametrize("base", [THIN, THICK], ids=["thin", "thick"])
+def test_options_that_do_not_fit_a_clone_are_refused(base_on, volumes, refused, base):
+    fleet = base_on(base)
+    for method, storage, match in (
+        ("snapshot", {"fstype": "xfs"}, "cannot have the filesystem xfs: it has ext4.*method: copy"),
+        ("snapshot", {"thinpool": "other"}, f"cannot be in the thin pool other: {'it is in pool' if base is THIN else 'it is thick'}.*method: copy"),
+        ("snapshot", {"vg": "other"}, "cannot be in the VG other"),
+        ("copy", {"cow_size": "16M"}, "cow_size does not fit: a full copy has no"),
+        *([("snapshot", {"cow_size": "16M"}, "cow_size does not fit: .* is thin, has no")] if base is THIN else []),
+    ):
+        refused(fleet, match, fleet.clone, source="golden", name="web", method=method, storage=storage)
+    own = {"fstype": "ext4", "vg": volumes.use("volume_group"), **({"thinpool": "pool"} if base is THIN else {"cow_size": "16M"})}
+    assert fleet.clone(source="golden", name="web", method="snapshot", storage=own)["summary"]["created"] == 1
+
+
+@pytest.mark.parametrize("shape", [{"size": "96M"}, {"size": "300M", "fstype": "xfs"}, {"size": "256M", "fstype": "btrfs"}], ids=["ext4", "xfs", "btrfs"])
+def test_what_a_crash_left_in_the_journal_is_copied(base_on, refused, shape):
+    fleet = base_on({"thinpool": "pool", **shape})
+    crashed(fleet, "golden")
+    fleet.base(name="golden", state="sealed", scrub=False)
+    with pytest.raises(FleetError, match="golden was not unmounted cleanly.*read-only.*state=unsealed"):
+        fleet.clone(source="golden", name="web", method="copy")
+    assert os.listdir(fleet.lxcpath) == ["golden"]
+    fleet.base(name="golden", state="unsealed")
+    fleet.clone(source="golden", name="web", method="copy")
+    assert inside(fleet, "web", lambda path: os.path.getsize(f"{path}/root/kept")) == 100000
+    fleet.base(name="golden", state="sealed", scrub=False)
+    fleet.clone(source="golden", name="db", method="copy")
+
+
+def test_what_lvm_conf_says_of_its_log_does_not_matter(base_on):
+    local, fleet = "/etc/lvm/lvmlocal.conf", base_on(THIN)
+    before = open(local, encoding="utf-8").read() if os.path.exists(local) else ""
+    with open(local, "a", encoding="utf-8") as file:
+        file.write("\nlog {\n\treport_command_log = 1\n\tverbose = 1\n}\n")
+    try:
+        assert fleet.clone(source="golden", name="web")["summary"]["created"] == 1
+        assert not fleet.clone(source="golden", name="web")["changed"]
+    finally:
+        with open(local, "w", encoding="utf-8") as file:
+            file.write(before)
 
 
 def test_a_stale_volume_of_a_clones_name_is_neither_taken_nor_removed(base_on, volumes, refused):
@@ -318,6 +361,7 @@ def starts_alone(fleet, name):
 @pytest.fixture
 def vg_on_a_file(volumes, tmp_path):
     """A VG in place of the other one, and a function that takes its disk away or brings it back."""
+    need_lvm()
     name, image = f"fleet-away-{uuid.uuid4().hex[:6]}", tmp_path / "disk"
     with open(image, "wb") as file:
         file.truncate(512 << 20)

@@ -16,12 +16,13 @@ import pytest
 import test_crashes
 from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
-from conftest import inside, lxc, sh
+from conftest import inside, lxc, need_zfs, sh
 
 
 @pytest.fixture
 def tight_zfs_pool(volumes, tmp_path):
     """A pool that holds a base and two clones of 24 MiB, in place of the other one; calling it adds room."""
+    need_zfs()
     pool = f"tight{uuid.uuid4().hex[:6]}"
 
     def disk(name, size):

@@ -179,7 +179,7 @@ class StorageDriver(ABC):
         """Bytes that the root filesystem can hold, for stores that are sized ahead."""
         return None
 
-    def held(self, rootfs: Rootfs) -> tuple[int, str] | None:
+    def block_filesystem(self, rootfs: Rootfs) -> tuple[int, str] | None:
         """Bytes and filesystem ('' for one that we do not know) of the device or file around it; None where there is none.
 
         :raises FleetError: when it cannot be read.
@@ -215,7 +215,7 @@ class StorageDriver(ABC):
         """Why a root filesystem may exist and cannot be seen; None where it can, or is gone for good."""
         return None
 
-    def held(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
+    def obstacle(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
         """Why :meth:`discard` would not remove a root filesystem; asked before anything is stopped or changed.
 
         :param going: the paths of root filesystems that are removed before it.
@@ -258,7 +258,7 @@ class StorageDriver(ABC):
         """Remove a root filesystem, complete or not; the container's directory is the caller's.
 
         :param mark: the container's id; what does not bear it stays, for it is another's. None takes what is there.
-        :raises FleetError: what :meth:`held` tells, BUSY or RESOURCES, before anything is removed; FAILED.
+        :raises FleetError: what :meth:`obstacle` tells, BUSY or RESOURCES, before anything is removed; FAILED.
         """
 
     def reflinks(self, source: Rootfs, lxcpath: str) -> bool:

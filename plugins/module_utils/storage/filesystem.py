@@ -10,6 +10,8 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import stat
 import struct
@@ -28,8 +30,8 @@ DEFAULT_TYPE = "ext4"
 _NEW_UUID = {"xfs": ["xfs_admin", "-U", "generate"], "btrfs": ["btrfstune", "-f", "-u"]}
 _GROW = {"ext4": ["resize2fs", "{device}"], "xfs": ["xfs_growfs", "{point}"], "btrfs": ["btrfs", "filesystem", "resize", "max", "{point}"]}
 _LEAST_BTRFS = 256 << 20  # the kernel resizes to no less (btrfs_ioctl_resize)
-# A filesystem that is mounted read-only while its device is read-only must not replay its journal.
-_UNTOUCHED = {"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}
+_BESIDE = {"xfs": "nouuid"}  # to be mounted beside an origin that has the same UUID still
+_NO_REPLAY = (os.strerror(errno.EROFS), os.strerror(errno.EIO))  # ext4 and XFS, btrfs
 
 
 def filesystem_in(path: str) -> str:
@@ -51,8 +53,8 @@ def filesystem_in(path: str) -> str:
 
 def measures(order: Order) -> tuple[int, str]:
     """Size and filesystem of a full copy: as asked, else those of the source, else what holds it."""
-    storage, held = order.storage, order.reader.held(order.source)
-    size, fstype = held or (0, "")
+    storage, source = order.storage, order.reader.block_filesystem(order.source)
+    size, fstype = source or (0, "")
     size = storage.size or size or max(DEFAULT_SIZE, order.reader.used(order.source) * 5 // 4)
     return size, storage.fstype or fstype or DEFAULT_TYPE
 
@@ -103,14 +105,20 @@ def renew(runner: Runner, device: str) -> None:
 
 @contextlib.contextmanager
 def view(runner: Runner, device: str, point: str, writable: bool, devices: bool = False, loop: bool = False) -> Iterator[str]:
-    """Mount a filesystem; unless asked for, its set-uid programs and device nodes have no power over the host."""
+    """Mount a filesystem; unless asked for, its set-uid programs and device nodes have no power over the host.
+
+    What was committed to a journal before a crash belongs to it, so the kernel replays that, for a read-only mount as well.
+    """
     fstype = filesystem_in(device)
-    options = "" if writable else _UNTOUCHED.get(fstype, "")
+    options = "" if writable else _BESIDE.get(fstype, "")
     if fstype and stat.S_ISBLK(os.stat(device).st_mode):
-        mounts.mount(device, point, fstype, writable, devices, options)
+        _mount_device(device, point, fstype, writable, devices, options)
     else:
-        words = ["rw" if writable else "ro", *(["loop"] if loop else []), *([] if devices else ["nodev", "nosuid"]), *([options] if options else [])]
-        runner.run(["mount", "-o", ",".join(words), device, point])
+        words = [*(["loop"] if loop else []), *([] if devices else ["nodev", "nosuid"]), *([options] if options else [])]
+        if writable:
+            runner.run(["mount", "-o", ",".join(["rw", *words]), device, point])
+        else:
+            _mount_file(runner, device, point, words)
     try:
         # Open from the beginning, it learns of every write that failed since (syncfs(2)); of a full thin pool nothing else tells.
         directory = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
@@ -122,6 +130,44 @@ def view(runner: Runner, device: str, point: str, writable: bool, devices: bool 
             os.close(directory)
     finally:
         mounts.unmount(point)
+
+
+def _mount_device(device: str, point: str, fstype: str, writable: bool, devices: bool, options: str) -> None:
+    try:
+        mounts.mount(device, point, fstype, writable, devices, options)
+    except FleetError as error:
+        if writable or error.why not in _NO_REPLAY or not _is_read_only(device):
+            raise
+        raise FleetError(
+            f"{device} was not unmounted cleanly",
+            why="its journal must be replayed, and the device is read-only",
+            mend="Unseal the base and seal it again (lxc_base state=unsealed, then state=sealed).",
+            kind=FAILED,
+        ) from error
+
+
+def _is_read_only(device: str) -> bool:
+    number = os.stat(device).st_rdev
+    with open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/ro", encoding="ascii") as file:
+        return file.read().strip() == "1"
+
+
+def _mount_file(runner: Runner, path: str, point: str, words: list[str]) -> None:
+    """Mount a file read-only, and so its loop device, which lets no journal be replayed: where that is needed, it is done before.
+
+    One at a time: two loop devices over one file know nothing of each other.
+    """
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            runner.run(["mount", "-o", ",".join(["ro", *words]), path, point])
+        except FleetError as error:
+            try:
+                runner.run(["mount", "-o", ",".join(["rw", *words]), path, point])
+            except FleetError:
+                raise error from None
+            mounts.unmount(point)
+            runner.run(["mount", "-o", ",".join(["ro", *words]), path, point])
 
 
 def require_growth(runner: Runner, device: str, size: int) -> None:

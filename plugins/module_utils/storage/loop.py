@@ -46,6 +46,10 @@ class LoopDriver(StorageDriver):
             size = os.path.getsize(source.path)
             if order.storage.size and order.storage.size < size:
                 return [FleetError(f"storage.size is less than the source's {size} bytes", why="a filesystem is not made smaller", kind=INVALID)]
+            has = filesystem.filesystem_in(source.path)
+            if order.storage.fstype not in (None, has):
+                what = f"a copy from loop to loop cannot have the filesystem {order.storage.fstype}"
+                return [FleetError(what, why=f"the file is copied as it is, with {has or 'what is in it'}", mend="Leave storage.fstype out.", kind=INVALID)]
             if can_reflink(os.path.dirname(source.path), order.lxcpath):
                 shortage = not_enough_space(order.lxcpath, filesystem.renewal_cost(source.path), len(targets))
                 return [shortage] if shortage else []
@@ -92,7 +96,7 @@ class LoopDriver(StorageDriver):
                 return told(path)
         return None
 
-    def held(self, rootfs: Rootfs) -> tuple[int, str] | None:
+    def block_filesystem(self, rootfs: Rootfs) -> tuple[int, str] | None:
         return os.path.getsize(rootfs.path), filesystem.filesystem_in(rootfs.path)
 
     def remark(self, rootfs: Rootfs) -> str:

@@ -157,7 +157,8 @@ class LvmDriver(StorageDriver):
             return seen
         self.runner.require("lvm")
         answer = self.runner.run(
-            ["lvm", "fullreport", "--reportformat", "json", "--units", "b", "--nosuffix"]
+            # The administrator's lvm.conf may put LVM's own log into the report, which is no JSON then.
+            ["lvm", "fullreport", "--config", "log/report_command_log=0", "--reportformat", "json", "--units", "b", "--nosuffix"]
             + [word for report, columns in _COLUMNS.items() for word in ("--configreport", report, "-o", columns)]
         )
         reports = json.loads(answer.stdout)["report"]
@@ -260,11 +261,18 @@ class LvmDriver(StorageDriver):
 
     def _snapshot_problems(self, order: Order, count: int) -> list[FleetError]:
         source, storage = self._volume(order.source), order.storage
-        if storage.vg not in (None, source.vg):
-            return [
-                FleetError(f"a snapshot of {source.path} cannot be in the VG {storage.vg}", mend="Leave storage.vg out, or use method: copy.", kind=UNSUPPORTED)
-            ]
+        shape = (
+            ("vg", storage.vg, source.vg, f"be in the VG {storage.vg}"),
+            ("thinpool", storage.thinpool, source.pool if source.thin else None, f"be in the thin pool {storage.thinpool}"),
+            ("fstype", storage.fstype, storage.fstype and filesystem.filesystem_in(source.path), f"have the filesystem {storage.fstype}"),
+        )
+        for option, asked, has, what in shape:
+            if asked not in (None, has):
+                why = f"it is in {has}" if option != "fstype" and has else f"it has {has}" if has else "it is thick"
+                return [FleetError(f"a snapshot of {source.path} cannot {what}", why=why, mend=f"Leave storage.{option} out, or use method: copy.", kind=UNSUPPORTED)]
         if source.thin:
+            if storage.cow_size:
+                return [_no_area(f"a clone of {source.path}, which is thin,")]
             filesystem.require_renewal(self.runner, source.path)
             if storage.size and self._rounded(storage.size, source.vg) < source.size:
                 return [_smaller(source.size)]
@@ -327,6 +335,8 @@ class LvmDriver(StorageDriver):
         return self._rounded(wanted, source.vg)
 
     def _copy_problems(self, order: Order, targets: Sequence[Rootfs]) -> list[FleetError]:
+        if order.storage.cow_size:
+            return [_no_area("a full copy")]
         self.runner.require("rsync", "mount")
         size, fstype = filesystem.measures(order)
         filesystem.require(self.runner, fstype)
@@ -485,7 +495,7 @@ class LvmDriver(StorageDriver):
         volume = self.volumes().get(rootfs.path)
         return (volume.grows_from or volume.size) if volume and not volume.thick_snapshot else None
 
-    def held(self, rootfs: Rootfs) -> tuple[int, str] | None:
+    def block_filesystem(self, rootfs: Rootfs) -> tuple[int, str] | None:
         volume = self._volume(rootfs)
         # Of a thick snapshot, LVM tells the size of the area.
         origin = self._lower(volume) if volume.thick_snapshot else None
@@ -557,7 +567,7 @@ class LvmDriver(StorageDriver):
             return None
         return FleetError(f"the VG {vg} is not there", mend=f"Bring its disks back (pvs shows what is there; vgchange -ay {vg} activates it).", kind=RESOURCES)
 
-    def held(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
+    def obstacle(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
         volume = self.volumes().get(rootfs.path)
         if volume is None or (mark and _TAG + mark not in volume.tags):
             return self.away(rootfs)
@@ -605,7 +615,7 @@ class LvmDriver(StorageDriver):
         volume = self.volumes().get(rootfs.path)
         if volume is None or (mark and _TAG + mark not in volume.tags):
             return
-        problem = self.held(rootfs, mark)
+        problem = self.obstacle(rootfs, mark)
         if problem:
             raise problem
         done = self.runner.run(["lvremove", "-q", "-f", self._resumed(volume).path[5:]], check=False)
@@ -628,6 +638,10 @@ class LvmDriver(StorageDriver):
 
         mounts.in_private_mounts(work)
         return counted[0]
+
+
+def _no_area(what: str) -> FleetError:
+    return FleetError("storage.cow_size does not fit", why=f"{what} has no copy-on-write area", mend="Leave it out.", kind=INVALID)
 
 
 def _smaller(size: int) -> FleetError:

@@ -249,7 +249,7 @@ class ZfsDriver(StorageDriver):
             return None
         return FleetError(f"the pool {pool} is not imported", mend=f"Import it (zpool import {pool}).", kind=RESOURCES)
 
-    def held(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
+    def obstacle(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
         dataset = self.datasets().get(rootfs.path)
         if dataset is None or (mark and dataset.mark != mark):
             return self.away(rootfs)
@@ -289,7 +289,7 @@ class ZfsDriver(StorageDriver):
         dataset = self.datasets().get(rootfs.path)
         if dataset and mark and dataset.mark != mark:
             return
-        problem = self.held(rootfs, mark)
+        problem = self.obstacle(rootfs, mark)
         if problem:
             raise problem
         origins = self._made_for(rootfs, dataset, mark)
