@@ -4,7 +4,7 @@
 
 """A block device, or a sparse file in its place, that storage for containers is to be made on: what it holds, who uses it.
 
-Nothing here overwrites anything: what is not empty is refused.
+What is not empty is refused; only :func:`clear` overwrites anything.
 
 Private to the collection fleet.lxc.
 """
@@ -15,6 +15,7 @@ import errno
 import glob
 import json
 import os
+import re
 import stat as modes
 from dataclasses import dataclass
 from typing import NoReturn
@@ -22,6 +23,8 @@ from typing import NoReturn
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import CONFLICT, INVALID, MISSING, FleetError
+
+_END = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,11 @@ class Disk:
     def _users(self) -> list[str]:
         if self.file:
             return [f"it is attached as {loop}" for loop in self.loops()]
-        number = os.stat(self.path).st_rdev
-        device = f"{os.major(number)}:{os.minor(number)}"
-        sysfs = f"/sys/dev/block/{device}"
+        sysfs = _sysfs(self.path)
+        device = os.path.basename(sysfs)
         points = [mount.point for mount in mounts.table() if mount.device == device or os.path.realpath(mount.source) == self.path]
         users = [f"it is mounted at {point}" for point in points]
-        users += [f"it has the partition {os.path.basename(os.path.dirname(path))}" for path in sorted(glob.glob(f"{sysfs}/*/partition"))]
+        users += [f"it has the partition {os.path.basename(path)}" for path in self.partitions()]
         users += [f"{os.path.basename(path)} stands on it" for path in sorted(glob.glob(f"{sysfs}/holders/*"))]
         with open("/proc/swaps", encoding="utf-8") as file:
             users += ["it is swap space" for line in file if os.path.realpath(line.split()[0]) == self.path]
@@ -116,6 +118,14 @@ class Disk:
     def loops(self) -> list[str]:
         """The loop devices that stand on the file."""
         return [loop for loop in loop_devices() if self.file and self.is_there() and _same(loop_devices()[loop], self.file)]
+
+    def places(self) -> set[str]:
+        """The paths by which storage that lies on all of it knows it: its own, and the loop devices that show the whole file."""
+        return {self.path, *(loop for loop in self.loops() if _shows_all(loop))}
+
+    def partitions(self) -> list[str]:
+        """The partitions of a device."""
+        return [] if self.file else [_path_of(os.path.dirname(path)) for path in sorted(glob.glob(f"{_sysfs(self.path)}/*/partition"))]
 
     def make_file(self) -> None:
         """Make the file, all of it a hole."""
@@ -146,13 +156,68 @@ def signatures(runner: Runner, path: str) -> list[Signature]:
     return [Signature(row["type"], row["label"] or "", row["uuid"] or "") for row in rows]
 
 
+def clear(runner: Runner, path: str) -> None:
+    """Leave a device as a blank one looks to :meth:`Disk.must_be_empty`, when what lay on it is gone."""
+    runner.run(["wipefs", "--all", path])
+    # The kernel refuses it while anything uses the device.
+    with open(os.open(path, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC), "wb") as file:
+        size = file.seek(0, os.SEEK_END)
+        for place in _ends(size):
+            file.seek(place)
+            file.write(bytes(min(_END, size)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_block_device(path: str) -> bool:
+    return os.path.exists(path) and modes.S_ISBLK(os.stat(path).st_mode)
+
+
+def disk_of_zfs(partition: str) -> str | None:
+    """The disk whose partitions ZFS made when it was given all of it: 1 for itself, 9 in reserve, and no other."""
+    there = os.path.realpath(_sysfs(partition)) if is_block_device(partition) else ""
+    if not os.path.exists(f"{there}/partition"):
+        return None
+    numbers = {_read(path) for path in glob.glob(f"{os.path.dirname(there)}/*/partition")}
+    named = re.search(r"^PARTNAME=zfs-[0-9a-f]{16}$", _read(f"{there}/uevent"), re.M)
+    return _path_of(os.path.dirname(there)) if named and numbers <= {"1", "9"} else None
+
+
+def _ends(size: int) -> set[int]:
+    """Where the first and the last MiB begin; what lies on a device has its description in one of them."""
+    return {0, max(0, size - _END)}
+
+
+def _sysfs(device: str) -> str:
+    number = os.stat(device).st_rdev
+    return f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
+
+
+def _path_of(sysfs: str) -> str:
+    return "/dev/" + os.path.basename(sysfs).replace("!", "/")
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read().rstrip("\n")
+
+
+def _shows_all(loop: str) -> bool:
+    return {_read(f"/sys/block/{os.path.basename(loop)}/loop/{what}") for what in ("offset", "sizelimit")} == {"0"}
+
+
+def goes_when_unmounted(device: str) -> bool:
+    """Whether it is a loop device that a mount made for itself."""
+    flag = f"/sys/block/{os.path.basename(device)}/loop/autoclear"
+    return os.path.exists(flag) and _read(flag) == "1"
+
+
 def loop_devices() -> dict[str, str]:
     """{loop device: the file that it stands on}."""
     found = {}
     for path in sorted(glob.glob("/sys/block/loop*/loop/backing_file")):
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                found[f"/dev/{path.split('/')[3]}"] = file.read().rstrip("\n")
+            found[f"/dev/{path.split('/')[3]}"] = _read(path)
         except OSError:
             continue
     return found

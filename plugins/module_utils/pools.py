@@ -12,18 +12,20 @@ Private to the collection fleet.lxc.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from functools import partial
+from typing import Any, Callable, Iterable, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.records import write_atomically
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
-from ansible_collections.fleet.lxc.plugins.module_utils.disk import Disk, signatures
+from ansible_collections.fleet.lxc.plugins.module_utils.disk import Disk, clear, disk_of_zfs, goes_when_unmounted, is_block_device, loop_devices, signatures
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, FAILED, INVALID, RESOURCES, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.host import require_root
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.lvm import LvmDriver, Volume
@@ -77,8 +79,14 @@ class Pool(ABC):
     def make_file(self) -> list[Step]:
         return [] if not self.disk.file or self.disk.is_there() else [Step(f"make the sparse file {self.disk.file}", self.disk.make_file)]
 
-    def remove_file(self) -> list[Step]:
-        return [Step(f"remove the file {self.disk.file}", lambda: os.unlink(self.disk.file))] if self.disk and self.disk.file else []
+    def give_back(self, devices: Iterable[str]) -> list[Step]:
+        """Leave the devices that it lay on empty; the file that was named goes with the loop devices on it."""
+        file = self.disk.file if self.disk else None
+        going = self.disk.places() if file else set()
+        steps = [Step(f"clear {device}", partial(clear, self.runner, device)) for device in devices if device not in going]
+        if file and self.disk.loops():
+            steps.append(Step(f"detach {file}", self.disk.detach))
+        return steps + ([Step(f"remove the file {file}", lambda: os.unlink(file))] if file else [])
 
     def has_tools(self) -> bool:
         return all(self.runner.which(tool) for tool in self.tools)
@@ -109,6 +117,16 @@ class Pool(ABC):
 
     def run(self, *argv: str) -> Callable[[], object]:
         return lambda: self.runner.run(list(argv))
+
+    def _check_place(self, devices: Iterable[str], places: set[str] | None = None) -> None:
+        """:raises FleetError: CONFLICT when the device or file that is named is none of those that it lies on."""
+        if self.disk and not (places or self.disk.places()) & set(devices):
+            raise FleetError(
+                f"{self.name} lies on {', '.join(devices)} and is not removed",
+                why=f"not on {self.disk.path}, which is left as it is",
+                mend="Leave device and file out, or name what it lies on.",
+                kind=CONFLICT,
+            )
 
     def _not_ours(self, mend: str) -> FleetError:
         return FleetError(f"{self.name} was not made by fleet.lxc and is not removed", mend=mend, kind=CONFLICT)
@@ -166,16 +184,23 @@ class Btrfs(Pool):
         return [*steps, Step(f"mount {self.name}", self.run("mount", self.name))]
 
     def _check_mount(self, mount: mounts.Mount) -> None:
-        if mount.fstype == "btrfs" and self.disk is None:
-            return
-        there = {one.uuid for one in signatures(self.runner, mount.source)} if mount.source.startswith("/") else set()
-        if mount.fstype != "btrfs" or not there & {one.uuid for one in self.disk.signatures()}:
+        if mount.fstype != "btrfs" or self.disk and not self.disk.places() & set(self._devices(mount)):
             raise FleetError(
                 f"{mount.source} ({mount.fstype}) is mounted on {self.name}",
                 why=f"not {self.disk.path}" if self.disk else "that is no btrfs",
                 mend="Choose another mountpoint, or unmount that.",
                 kind=CONFLICT,
             )
+
+    @staticmethod
+    def _devices(mount: mounts.Mount) -> list[str]:
+        """The devices of the mounted filesystem, as the kernel knows them: a copy of one bears the same UUID."""
+        source = os.path.realpath(mount.source)
+        for directory in glob.glob("/sys/fs/btrfs/*/devices"):
+            found = sorted(f"/dev/{name.replace('!', '/')}" for name in os.listdir(directory))
+            if source in found:
+                return found
+        return [source]
 
     # The boot mounts it again by a line that bears our mark. Another's line for the same mountpoint is left as it is.
 
@@ -208,18 +233,19 @@ class Btrfs(Pool):
             if self.disk and self.disk.is_there() and any(one.label == LABEL for one in self.disk.signatures()):
                 raise self._unseen()
             return []
-        self.needed_disk()
         self._check_mount(mount)
-        if not any((one.type, one.label) == ("btrfs", LABEL) for one in self.disk.signatures()):
+        devices = self._devices(mount)
+        if not any((one.type, one.label) == ("btrfs", LABEL) for one in signatures(self.runner, devices[0])):
             raise self._not_ours(f"Use umount {self.name}.")
+        files = [loop_devices()[device] for device in devices if goes_when_unmounted(device)]
+        if files and not (self.disk and self.disk.file):
+            raise FleetError(f"{self.name} lies on the file {', '.join(files)}", mend="Set file and size to have it removed.", kind=INVALID)
         if os.listdir(self.name):
             raise self._in_use(sorted(os.listdir(self.name)))
         steps = [Step(f"unmount {self.name}", self.run("umount", self.name))]
         if any(MARK in line for line in self._lines_of_mountpoint()):
             steps.append(Step(f"remove the line for {self.name} from {FSTAB}", lambda: self._write_fstab([])))
-        if self.disk.file:
-            return steps + self.remove_file()
-        return [*steps, Step(f"clear {self.disk.path}", self.run("wipefs", "--all", "--types", "btrfs", self.disk.path))]
+        return steps + self.give_back(devices)
 
 
 class Lvm(Pool):
@@ -263,7 +289,7 @@ class Lvm(Pool):
             steps.append(
                 Step(f"make the VG {self.name} on {disk.path}", lambda: self.runner.run(["vgcreate", "-q", "--addtag", TAG, self.name, disk.attach()]))
             )
-        elif self.disk and not {self.disk.path, *self.disk.loops()} & set(group):
+        elif self.disk and not self.disk.places() & set(group):
             raise FleetError(
                 f"there is already a VG {self.name} on {', '.join(group)}",
                 why=f"not on {self.disk.path}",
@@ -300,6 +326,7 @@ class Lvm(Pool):
             return []
         if not all(TAG in tags.split(",") for tags in group.values()):
             raise self._not_ours(f"Use vgremove {self.name}.")
+        self._check_place(group)
         volumes = [volume for volume in self._volumes() if not (volume.is_pool and volume.name == self.thinpool)]
         if volumes:
             raise self._in_use([volume.path for volume in volumes])
@@ -307,10 +334,7 @@ class Lvm(Pool):
         if any(volume.is_pool for volume in self._volumes()):
             steps.append(Step(f"remove the thin pool {self.name}/{self.thinpool}", self.run("lvremove", "-q", "-y", f"{self.name}/{self.thinpool}")))
         steps.append(Step(f"remove the VG {self.name}", self.run("vgremove", "-q", self.name)))
-        steps += [Step(f"clear {device}", self.run("pvremove", "-q", device)) for device in group]
-        if self.disk and self.disk.file:
-            steps += [Step(f"detach {self.disk.file}", self.disk.detach), *self.remove_file()]
-        return steps
+        return [*steps, Step(f"make no PV of {', '.join(group)}", self.run("pvremove", "-q", *group)), *self.give_back(group)]
 
 
 class Zfs(Pool):
@@ -338,19 +362,26 @@ class Zfs(Pool):
         return self.runner.run(["zpool", "list", "-H", "-o", "name"]).stdout.split() if self.has_tools() else []
 
     def _vdevs(self) -> list[str]:
-        """The devices of the pool; a long path is cut off by zpool."""
+        """The devices and files of the pool. zpool cuts off a long path: that of our file is known by its label."""
         rows = self.runner.run(["zpool", "list", "-v", "-H", "-P", "-L", self.name]).stdout.splitlines()
-        return [name for name in (row.strip("\t").split("\t")[0] for row in rows) if name.startswith("/")]
+        found = [name for name in (row.strip("\t").split("\t")[0] for row in rows) if name.startswith("/")]
+        ours = self.disk and self.disk.file
+        return [ours if ours and one != ours and self._is_cut_off(one, ours) else one for one in found]
+
+    def _is_cut_off(self, name: str, path: str) -> bool:
+        # A copy of the file has the same label, with the path of the original.
+        if not path.startswith(name) or not self.disk.is_there():
+            return False
+        guid = self.runner.run(["zpool", "get", "-H", "-p", "-o", "value", "guid", self.name]).stdout.strip()
+        label = [line.strip() for line in self.runner.run(["zdb", "-l", path], check=False).stdout.splitlines()]
+        return {f"pool_guid: {guid}", f"path: '{path}'"} <= set(label)
+
+    def _places(self) -> set[str]:
+        # ZFS puts partitions on a whole disk.
+        return {*self.disk.places(), *self.disk.partitions()}
 
     def _datasets(self) -> list[str]:
         return self.runner.run(["zfs", "list", "-H", "-t", "all", "-o", "name", "-r", self.name]).stdout.splitlines()
-
-    def _is_on_disk(self) -> bool:
-        # ZFS puts partitions on a whole disk.
-        guid = self.runner.run(["zpool", "get", "-H", "-p", "-o", "value", "guid", self.name]).stdout.strip()
-        places = [self.disk.path, *(f"{self.disk.path}{infix}1" for infix in ("", "p"))]
-        found = [one for place in places if os.path.exists(place) for one in signatures(self.runner, place)]
-        return any((one.type, one.uuid) == ("zfs_member", guid) for one in found)
 
     def plan(self) -> list[Step]:
         steps, made = [], self.name in self._pools()
@@ -362,7 +393,7 @@ class Zfs(Pool):
             steps += self.make_file()
             argv = ["zpool", "create", "-m", "none", "-O", f"{PROPERTY}=yes", self.name, disk.path]
             steps.append(Step(f"make the pool {self.name} on {disk.path}", self.run(*argv)))
-        elif self.disk and not self._is_on_disk():
+        elif self.disk and not self._places() & set(self._vdevs()):
             raise FleetError(
                 f"there is already a pool {self.name} on {', '.join(self._vdevs())}",
                 why=f"not on {self.disk.path}",
@@ -386,11 +417,18 @@ class Zfs(Pool):
         others = [name for name in self._datasets() if name not in ancestors]
         if others:
             raise self._in_use(others)
-        steps = [Step(f"remove the pool {self.name}", self.run("zpool", "destroy", self.name))]
-        if self.disk and self.disk.file:
-            return steps + self.remove_file()
-        devices = dict.fromkeys([*self._vdevs(), *([self.disk.path] if self.disk else [])])
-        return steps + [Step(f"clear {device}", self.run("wipefs", "--all", device)) for device in devices]
+        vdevs = self._vdevs()
+        self._check_place(vdevs, self._places() if self.disk else None)
+        files = [vdev for vdev in vdevs if not is_block_device(vdev) and not (self.disk and vdev == self.disk.file)]
+        if files:
+            raise FleetError(
+                f"{self.name} is not removed, for it lies on what is not named and is no device",
+                why=", ".join(files),
+                mend=f"Set file and size, or use zpool destroy {self.name} and remove that.",
+                kind=CONFLICT,
+            )
+        disks = [disk for disk in map(disk_of_zfs, vdevs) if disk]
+        return [Step(f"remove the pool {self.name}", self.run("zpool", "destroy", self.name)), *self.give_back(dict.fromkeys([*vdevs, *disks]))]
 
 
 KINDS: dict[str, type[Pool]] = {"btrfs": Btrfs, "lvm": Lvm, "zfs": Zfs}

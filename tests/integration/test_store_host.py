@@ -310,6 +310,46 @@ def test_what_somebody_else_made_is_used_and_never_destroyed(machine, kind, on_d
         machine.refused(f"already a (VG|pool) {kind.name} on")
 
 
+@of_each_kind
+def test_what_is_named_and_is_not_what_it_lies_on_is_never_touched(machine, kind, on_device, tmp_path):
+    machine.storage()
+    (variables,) = kind.variables.values()
+    place = {"device": variables.pop("device")}
+    diary, image = tmp_path / "diary.img", tmp_path / "other.img"
+    diary.write_bytes(b"precious")
+    with open(image, "wb") as file:
+        file.truncate(400 << 20)
+    sh(["mkfs.ext4", "-q", str(image)])
+    other = sh(["losetup", "--find", "--show", str(image)]).strip()
+    # A copy has the signatures of the original, and the UUID.
+    copy = tmp_path / "copy.img"
+    sh(["cp", "--sparse=always", place["device"], str(copy)])
+    try:
+        for named in ({"device": other}, {"file": str(diary), "size": "1G"}, {"file": str(copy), "size": "400M"}):
+            before = sh(f"(cat {diary}; head -c 8M {other}; head -c 8M {copy}) | sha256sum")
+            variables.update(named)
+            machine.refused(f"(is not removed|is mounted on).*not .*{re.escape(next(iter(named.values())))}", state="absent")
+            assert kind.there() and sh(f"(cat {diary}; head -c 8M {other}; head -c 8M {copy}) | sha256sum") == before
+            for key in named:
+                del variables[key]
+        # On a file it is no other.
+        assert machine.storage(state="absent", check=True) == machine.storage(state="absent") != [] and not kind.there()
+        variables.update(file=str(tmp_path / "trials" / "a file"), size="400M")
+        machine.storage()
+        (tmp_path / "trials" / "a file 2").write_bytes(b"precious")
+        variables["file"] += " 2"
+        machine.refused("(is not removed|is mounted on).*not .*a file 2", state="absent")
+        assert (tmp_path / "trials" / "a file 2").read_bytes() == b"precious"
+        del variables["file"], variables["size"]
+        if not isinstance(kind, Lvm):
+            machine.refused("file .*Set file and size|is no device: .*Set file and size", state="absent")
+        variables.update(file=str(tmp_path / "trials" / "a file"), size="400M")
+        machine.storage(state="absent")
+        assert not kind.there() and not (tmp_path / "trials" / "a file").exists()
+    finally:
+        sh(["losetup", "--detach", other])
+
+
 def test_what_does_not_exist_needs_a_place(machine, kind):
     machine.refused("does not exist.*Set device, or file and size")
 
