@@ -141,6 +141,19 @@ class Pool(ABC):
         )
 
 
+def contents(source: str, fstype: str, options: str = "", point: str = "/run") -> list[str]:
+    """What lies in a filesystem, mounted for that at a directory where it is not yet; call this in :func:`mounts.in_private_mounts`."""
+    try:
+        mounts.mount(source, point, fstype, writable=False, devices=False, options=options)
+    except FleetError:
+        # ZFS mounts what is mounted already as that is.
+        mounts.mount(source, point, fstype, writable=True, devices=False, options=options)
+    try:
+        return sorted(os.listdir(point))
+    finally:
+        mounts.unmount(point)
+
+
 class Btrfs(Pool):
     """A btrfs filesystem and its line in /etc/fstab."""
 
@@ -240,8 +253,13 @@ class Btrfs(Pool):
         files = [loop_devices()[device] for device in devices if goes_when_unmounted(device)]
         if files and not (self.disk and self.disk.file):
             raise FleetError(f"{self.name} lies on the file {', '.join(files)}", mend="Set file and size to have it removed.", kind=INVALID)
-        if os.listdir(self.name):
-            raise self._in_use(sorted(os.listdir(self.name)))
+        elsewhere = [one.point for one in mounts.table() if one != mount and os.path.realpath(one.source) in devices]
+        if elsewhere:
+            raise self._in_use([f"it is mounted at {point}" for point in elsewhere])
+        # What is mounted may be one subvolume of many.
+        there = mounts.in_private_mounts(lambda: contents(devices[0], "btrfs", "subvolid=5"))
+        if there:
+            raise self._in_use(there)
         steps = [Step(f"unmount {self.name}", self.run("umount", self.name))]
         if any(MARK in line for line in self._lines_of_mountpoint()):
             steps.append(Step(f"remove the line for {self.name} from {FSTAB}", lambda: self._write_fstab([])))
@@ -383,6 +401,20 @@ class Zfs(Pool):
     def _datasets(self) -> list[str]:
         return self.runner.run(["zfs", "list", "-H", "-t", "all", "-o", "name", "-r", self.name]).stdout.splitlines()
 
+    def _contents(self, dataset: str) -> list[str]:
+        if self.runner.run(["zfs", "get", "-H", "-o", "value", "type", dataset]).stdout.strip() != "filesystem":
+            return [f"the volume {dataset}"]
+        try:
+            found = mounts.in_private_mounts(lambda: contents(dataset, "zfs"))
+        except FleetError as error:
+            raise FleetError(
+                f"{self.name} is not removed, for what is in {dataset} cannot be seen",
+                why=error.why,
+                mend=f"If it is encrypted: zfs load-key {dataset}.",
+                kind=BUSY,
+            ) from error
+        return [f"{name} in {dataset}" for name in found if name != ".zfs"]
+
     def plan(self) -> list[Step]:
         steps, made = [], self.name in self._pools()
         if not made:
@@ -417,6 +449,9 @@ class Zfs(Pool):
         others = [name for name in self._datasets() if name not in ancestors]
         if others:
             raise self._in_use(others)
+        there = [one for name in ancestors if name in self._datasets() for one in self._contents(name)]
+        if there:
+            raise self._in_use(there)
         vdevs = self._vdevs()
         self._check_place(vdevs, self._places() if self.disk else None)
         files = [vdev for vdev in vdevs if not is_block_device(vdev) and not (self.disk and vdev == self.disk.file)]

@@ -350,6 +350,44 @@ def test_what_is_named_and_is_not_what_it_lies_on_is_never_touched(machine, kind
         sh(["losetup", "--detach", other])
 
 
+def test_a_btrfs_goes_only_when_no_subvolume_of_it_holds_anything(machine, kind, on_device, tmp_path):
+    machine.storage()
+    machine.sh(f"cd {kind.name} && btrfs -q subvolume create @lxc && btrfs -q subvolume create @data && echo precious >@data/f")
+    machine.sh(f"umount {kind.name} && mount -o subvol=@lxc {on_device} {kind.name} && [ -z \"$(ls {kind.name})\" ]")
+    machine.refused("while something is on it: @data, @lxc", state="absent")
+    machine.sh(f"mkdir {tmp_path}/all && mount {on_device} {tmp_path}/all && btrfs -q subvolume delete {tmp_path}/all/@data")
+    machine.refused(f"while something is on it: it is mounted at {tmp_path}/all", state="absent")
+    machine.sh(f"umount {kind.name} {tmp_path}/all && mount {kind.name}")
+    machine.refused("while something is on it: @lxc", state="absent")
+    machine.sh(f"btrfs -q subvolume delete {kind.name}/@lxc")
+    assert machine.storage(state="absent") and not kind.there()
+
+
+@pytest.mark.parametrize("kind", ["zfs"], indirect=True)
+def test_a_pool_goes_only_when_no_dataset_of_it_holds_anything(machine, kind, on_device, tmp_path):
+    machine.storage()
+    for dataset, mounted in ((f"{kind.name}/some/lxc", True), (f"{kind.name}/some", False), (kind.name, True)):
+        sh(["zfs", "set", f"mountpoint={tmp_path}/seen", dataset])
+        sh(f"zfs mount {dataset}; echo precious >{tmp_path}/seen/diary")
+        if not mounted:
+            sh(["zfs", "unmount", dataset])
+        machine.refused(f"while something is on it: diary in {dataset}\\.", state="absent")
+        sh(f"zfs mount {dataset}; rm {tmp_path}/seen/diary; zfs set mountpoint=none {dataset}")
+    for made in ("zfs create -V 10M {0}/vol", "zfs create {0}/some/other", "zfs snapshot {0}/some/lxc@kept"):
+        sh(made.format(kind.name))
+        name = made.format(kind.name).split()[-1]
+        machine.refused(f"while something is on it: {name}\\.", state="absent")
+        sh(["zfs", "destroy", name])
+    sh(["zfs", "destroy", f"{kind.name}/some/lxc"])
+    sh(f"echo a password | zfs create -o mountpoint=none -o encryption=on -o keyformat=passphrase {kind.name}/some/lxc && zfs unload-key {kind.name}/some/lxc")
+    machine.refused("what is in .*some/lxc cannot be seen.*zfs load-key", state="absent")
+    sh(f"zfs destroy {kind.name}/some/lxc && zfs create -V 10M {kind.name}/some/lxc")
+    machine.refused("while something is on it: the volume .*some/lxc", state="absent")
+    sh(["zfs", "destroy", f"{kind.name}/some/lxc"])
+    assert machine.storage(state="absent", check=True) == machine.storage(state="absent") != []
+    assert kind.name not in sh("zpool list -H -o name")
+
+
 def test_what_does_not_exist_needs_a_place(machine, kind):
     machine.refused("does not exist.*Set device, or file and size")
 
