@@ -25,6 +25,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import CONFLICT, INVALID, MISSING, FleetError
 
 _END = 1 << 20
+_MODE = 0o600  # of a file that is made
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,26 @@ class Disk:
         if found:
             self.refuse("; ".join(found))
 
+    def was_just_made(self) -> bool:
+        """Whether it is a file as :meth:`make_file` and :meth:`attach` leave it, after a cut: all of it a hole, and nobody uses it."""
+        loops = self.loops()
+        if len(loops) != 1 or not _shows_all(loops[0]):
+            return False
+        stat = os.stat(self.file)
+        if (stat.st_uid, modes.S_IMODE(stat.st_mode)) != (0, _MODE) or stat.st_size < self.size or _has_data(self.file):
+            return False
+        try:
+            Disk(self.runner, device=loops[0]).must_be_empty()
+        except FleetError:
+            return False
+        return True
+
     def refuse(self, why: str) -> NoReturn:
         """:raises FleetError: CONFLICT, always."""
         raise FleetError(
             f"{self.path} is not empty and is left as it is",
             why=why,
-            mend="Name another file, or remove this one if nothing in it is needed."
+            mend="Name another file, or remove this one (see losetup) if nothing in it is needed."
             if self.file
             else f"Name another device. If nothing on it is needed, end what uses it (see lsblk {self.path}) and clear it: wipefs --all {self.path}.",
             kind=CONFLICT,
@@ -130,7 +145,7 @@ class Disk:
     def make_file(self) -> None:
         """Make the file, all of it a hole."""
         os.makedirs(os.path.dirname(self.file), exist_ok=True)
-        with open(os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+        with open(os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _MODE), "wb") as file:
             file.truncate(max(self.size, os.fstat(file.fileno()).st_size))
 
     def attach(self) -> str:

@@ -300,9 +300,10 @@ class Lvm(Pool):
             if disk.file and self._lies_detached():
                 steps += [Step(f"attach {disk.file} as a loop device", disk.attach), Step(f"activate the VG {self.name}", self._activate)]
                 return steps  # its thin pool is seen by the run's second look
-            disk.must_be_empty()
+            if not disk.was_just_made():
+                disk.must_be_empty()
             steps += self.make_file()
-            if disk.file:
+            if disk.file and not disk.loops():
                 steps.append(Step(f"attach {disk.file} as a loop device", disk.attach))
             steps.append(
                 Step(f"make the VG {self.name} on {disk.path}", lambda: self.runner.run(["vgcreate", "-q", "--addtag", TAG, self.name, disk.attach()]))

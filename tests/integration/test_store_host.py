@@ -50,10 +50,14 @@ class Host(Machine):
         super().__init__(directory)
         self.kinds = {}
 
-    def storage(self, check=False, **options):
-        """Call the module, without Ansible around it; the steps that it took."""
+    def storage(self, check=False, path="/usr/local/sbin", **options):
+        """Call the module, without Ansible around it; the steps that it took.
+
+        :param path: where its commands are looked for first.
+        """
+        python = ["env", f"PATH={path}:{os.environ['PATH']}", sys.executable]
         done = subprocess.run(
-            self.command(sys.executable, "-c", CALL, json.dumps(sys.path), json.dumps({**self.kinds, **options}), "check" if check else "run"),
+            self.command(*python, "-c", CALL, json.dumps(sys.path), json.dumps({**self.kinds, **options}), "check" if check else "run"),
             capture_output=True,
             text=True,
             check=False,
@@ -277,6 +281,25 @@ def test_a_device_in_use_in_another_mount_namespace_is_refused(machine, kind, on
         machine.refused("is not empty.*it is in use")
     finally:
         other.end()
+
+
+@pytest.mark.parametrize("kind", ["lvm"], indirect=True)
+def test_a_file_that_a_cut_left_attached_is_taken_up(machine, kind, on_file):
+    planned = machine.storage(check=True)
+    # Ended between the step that attaches it and the next one.
+    machine.sh("mkdir -p /etc/cut && printf '#!/bin/sh\\nexit 1\\n' >/etc/cut/vgcreate && chmod +x /etc/cut/vgcreate")
+    with pytest.raises(AssertionError, match="vgcreate.* failed"):
+        machine.storage(path="/etc/cut")
+    assert on_file in loop_devices().values()
+    assert machine.storage(check=True) == [step for step in planned if kind.name in step]
+    assert machine.storage() == [step for step in planned if kind.name in step] and kind.there()
+    assert list(loop_devices().values()).count(on_file) == 1
+    machine.storage(state="absent")
+    # Another's, and one that is written to, are not.
+    for prepare in ("truncate -s 400M '{0}' && chmod 644 '{0}'", "truncate -s 400M '{0}' && chmod 600 '{0}' && dd if=/dev/urandom of='{0}' bs=4k seek=700 count=1 conv=notrunc"):
+        loop = sh(f"{prepare.format(on_file)}; losetup --find --show '{on_file}'").strip()
+        machine.refused("is not empty.*attached as")
+        sh(f"losetup --detach {loop}; rm '{on_file}'")
 
 
 @pytest.mark.parametrize(("content", "match"), [(b"x" * 4096, "data of an unknown kind"), (None, "it holds xfs")], ids=["data", "xfs"])
