@@ -231,9 +231,30 @@ class Btrfs(Pool):
         what = self.disk.file.replace("\\", "\\134").replace(" ", "\\040") if self.disk.file else f"UUID={identifier}"
         line = f"{what} {self.name} btrfs {'loop,' if self.disk.file else ''}nofail,{MARK} 0 0"
         there = self._lines_of_mountpoint()
-        if line in there or any(MARK not in one for one in there):
+        foreign = [one for one in there if MARK not in one]
+        for one in foreign:
+            if not self._names_it(one, identifier):
+                raise FleetError(
+                    f"{FSTAB} mounts something else on {self.name}",
+                    why=one.strip(),
+                    mend="Choose another mountpoint, or remove that line.",
+                    kind=CONFLICT,
+                )
+        if line in there or foreign:
             return []
         return [Step(f"write a line for {self.name} to {FSTAB}", lambda: self._write_fstab([line]))]
+
+    def _names_it(self, line: str, identifier: str) -> bool:
+        """Whether another's line mounts this filesystem."""
+        what, _point, fstype, options = [*line.split(), "", ""][:4]
+        what = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), what.replace('"', ""))
+        if fstype not in ("btrfs", "auto") or not self.disk.holds("btrfs") and "subvol" in options:
+            return False
+        if what.upper() == f"UUID={identifier}".upper():
+            return True
+        if not what.startswith("/"):
+            what = self.runner.run(["findfs", what], check=False).stdout.strip()
+        return os.path.realpath(what) in {os.path.realpath(place) for place in self.disk.places()}
 
     def _write_fstab(self, lines: list[str]) -> None:
         old = set(self._lines_of_mountpoint())

@@ -421,6 +421,19 @@ def test_a_directory_with_something_in_it_is_not_mounted_over(machine, tmp_path)
     assert not (tmp_path / "image").exists()
 
 
+def test_anothers_line_in_fstab_mounts_it_or_is_refused(machine, kind, on_device):
+    planned = machine.storage(check=True)
+    others = "UUID=11111111-2222-3333-4444-555555555555 {} ext4", "LABEL=fleet.lxc {} btrfs", "/dev/nothing {} btrfs", f"{on_device} {{}} ext4"
+    for line in (*others, f"{on_device} {{}} btrfs subvol=@lxc"):
+        machine.sh(f"echo '{line.format(kind.name)}' >/etc/fstab")
+        machine.refused(f"fstab mounts something else on .*: {line.split()[0]} .*Choose another mountpoint")
+        assert not os.path.exists(kind.name) and not sh(["wipefs", on_device])
+    machine.sh(f"echo '{on_device} {kind.name} btrfs noatime' >/etc/fstab")
+    assert machine.storage() == [step for step in planned if not step.startswith("write")] and kind.there() and machine.storage() == []
+    machine.sh(f"umount {kind.name} && echo \"UUID=$(blkid -p -o value -s UUID {on_device}) {kind.name} auto noatime\" >/etc/fstab")
+    assert machine.storage() == [f"mount {kind.name}"] and kind.there() and machine.storage() == []
+
+
 def test_an_attached_btrfs_carries_clones(machine, tmp_path):
     machine.storage(btrfs={"mountpoint": str(tmp_path / "lxc"), "file": str(tmp_path / "image"), "size": "1G"})
     arguments = f"name=golden template=busybox backing_store=btrfs lxcpath={tmp_path}/lxc"
