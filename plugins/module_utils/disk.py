@@ -63,8 +63,6 @@ class Disk:
 
     def signatures(self) -> list[Signature]:
         """What lies on it; empty for a file that is yet to be made."""
-        if not os.path.exists(self.path):
-            return []
         return signatures(self.runner, self.path)
 
     def is_there(self) -> bool:
@@ -79,10 +77,15 @@ class Disk:
         """:raises FleetError: CONFLICT with what is on it and what uses it."""
         found = [f"it holds {', '.join(dict.fromkeys(map(str, self.signatures())))}"] if self.signatures() else []
         found += self._users()
-        if self.file and not found and self.is_there() and _has_data(self.path):
+        if not found and self.is_there() and (_has_data(self.path) if self.file else _has_ends(self.path)):
             found.append("it holds data of an unknown kind")
         if found:
             self.refuse("; ".join(found))
+
+    def find(self, kind: str, label: str) -> str | None:
+        """The path that has a signature with a label: its own, or that of a partition."""
+        there = [self.path, *self.partitions()] if self.is_there() else []
+        return next((path for path in there if any((one.type, one.label) == (kind, label) for one in signatures(self.runner, path))), None)
 
     def was_just_made(self) -> bool:
         """Whether it is a file as :meth:`make_file` and :meth:`attach` leave it, after a cut: all of it a hole, and nobody uses it."""
@@ -100,14 +103,24 @@ class Disk:
 
     def refuse(self, why: str) -> NoReturn:
         """:raises FleetError: CONFLICT, always."""
-        raise FleetError(
-            f"{self.path} is not empty and is left as it is",
-            why=why,
-            mend="Name another file, or remove this one (see losetup) if nothing in it is needed."
-            if self.file
-            else f"Name another device. If nothing on it is needed, end what uses it (see lsblk {self.path}) and clear it: wipefs --all {self.path}.",
-            kind=CONFLICT,
-        )
+        if self.file:
+            mend = "Name another file, or remove this one (see losetup) if nothing in it is needed."
+        elif self._members():
+            # The answer to a pool that is not imported must not be that which destroys it.
+            mend = f"Name another device. What is there can be brought back: {'; '.join(self._members())}."
+        else:
+            mend = (
+                f"Name another device. If nothing on it is needed, end what uses it (see lsblk {self.path}) and clear it: "
+                f"wipefs --all {self.path} && blkdiscard --zeroout {self.path}."
+            )
+        raise FleetError(f"{self.path} is not empty and is left as it is", why=why, mend=mend, kind=CONFLICT)
+
+    def _members(self) -> list[str]:
+        """How the pool or VG that it belongs to, or a partition of it, is brought back."""
+        found = {(path, one) for path in [self.path, *self.partitions()] for one in signatures(self.runner, path)}
+        pools = [f"zpool import -d {path} {one.label}" for path, one in found if one.type == "zfs_member"]
+        groups = [f"vgchange -ay for the VG on {path} (see pvs)" for path, one in found if one.type == "LVM2_member"]
+        return sorted({*pools, *groups})
 
     def _users(self) -> list[str]:
         if self.file:
@@ -116,7 +129,9 @@ class Disk:
         device = os.path.basename(sysfs)
         points = [mount.point for mount in mounts.table() if mount.device == device or os.path.realpath(mount.source) == self.path]
         users = [f"it is mounted at {point}" for point in points]
-        users += [f"it has the partition {os.path.basename(path)}" for path in self.partitions()]
+        for path in self.partitions():
+            held = ", ".join(dict.fromkeys(map(str, signatures(self.runner, path))))
+            users.append(f"it has the partition {os.path.basename(path)}" + (f" with {held}" if held else ""))
         users += [f"{os.path.basename(path)} stands on it" for path in sorted(glob.glob(f"{sysfs}/holders/*"))]
         with open("/proc/swaps", encoding="utf-8") as file:
             users += ["it is swap space" for line in file if os.path.realpath(line.split()[0]) == self.path]
@@ -166,6 +181,8 @@ class Disk:
 
 def signatures(runner: Runner, path: str) -> list[Signature]:
     """What libblkid recognises on a device or in a file; reads only."""
+    if not os.path.exists(path):
+        return []
     said = runner.run(["wipefs", "--no-act", "--json", path]).stdout
     rows = json.loads(said)["signatures"] if said.strip() else []
     return [Signature(row["type"], row["label"] or "", row["uuid"] or "") for row in rows]
@@ -253,3 +270,13 @@ def _has_data(path: str) -> bool:
         except OSError as error:
             return error.errno != errno.ENXIO
     return True
+
+
+def _has_ends(device: str) -> bool:
+    """Whether there is anything in the first and the last MiB of a device."""
+    with open(device, "rb") as file:
+        for place in _ends(file.seek(0, os.SEEK_END)):
+            file.seek(place)
+            if any(file.read(_END)):
+                return True
+    return False

@@ -441,8 +441,9 @@ class Zfs(Pool):
         steps, made = [], self.name in self._pools()
         if not made:
             disk = self.needed_disk()
-            if any((one.type, one.label) == ("zfs_member", self.name) for one in disk.signatures()):
-                return [Step(f"import the pool {self.name}", self.run("zpool", "import", "-d", disk.path, self.name))]  # the run looks again
+            place = disk.find("zfs_member", self.name)
+            if place:
+                return [Step(f"import the pool {self.name}", self.run("zpool", "import", "-d", place, self.name))]  # the run looks again
             disk.must_be_empty()
             steps += self.make_file()
             argv = ["zpool", "create", "-m", "none", "-O", f"{PROPERTY}=yes", self.name, disk.path]
@@ -462,7 +463,7 @@ class Zfs(Pool):
 
     def removal(self) -> list[Step]:
         if self.name not in self._pools():
-            if self.disk and self.disk.is_there() and any((one.type, one.label) == ("zfs_member", self.name) for one in self.disk.signatures()):
+            if self.disk and self.disk.find("zfs_member", self.name):
                 raise self._unseen()
             return []
         if self.runner.run(["zfs", "get", "-H", "-o", "value", PROPERTY, self.name]).stdout.strip() != "yes":

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
+import zlib
 
 import pytest
 import yaml
@@ -269,6 +270,79 @@ def test_a_device_that_is_not_empty_is_refused(machine, kind, on_device, tmp_pat
         assert sh(["sha256sum", on_device]) == before
     finally:
         machine.sh(f"swapoff {on_device} 2>/dev/null; umount {on_device} 2>/dev/null; true")
+
+
+@pytest.mark.parametrize("place", [0, 512 << 10, (400 << 20) - 1], ids=["begin", "within", "end"])
+def test_a_device_with_data_of_an_unknown_kind_is_refused(machine, kind, on_device, place):
+    sh(f"printf x | dd of={on_device} bs=1 seek={place} 2>&1")
+    machine.refused("is not empty.*data of an unknown kind.*wipefs --all .*&& blkdiscard --zeroout")
+    # The mend that is told.
+    sh(f"wipefs --all {on_device} && blkdiscard --zeroout {on_device}")
+    assert machine.storage() and kind.there()
+
+
+def partition_table(device, partitions):
+    """Write a GPT. :param partitions: {number: (first sector, last, name)}"""
+    size = int(sh(["blockdev", "--getsz", device]))
+    entries = bytearray(128 * 128)
+    for number, (first, last, name) in partitions.items():
+        kind = uuid.UUID("6a898cc3-1dd2-11b2-99a6-080020736631").bytes_le
+        struct.pack_into("<16s16sQQQ72s", entries, 128 * (number - 1), kind, uuid.uuid4().bytes_le, first, last, 0, name.encode("utf-16-le"))
+
+    def header(own, other, table, crc=0):
+        words = b"EFI PART", 0x10000, 92, crc, 0, own, other, 34, size - 34, bytes(range(16)), table, 128, 128, zlib.crc32(entries)
+        packed = struct.pack("<8sIIIIQQQQ16sQIII", *words)
+        return packed if crc else header(own, other, table, zlib.crc32(packed))
+
+    with open(device, "r+b") as file:
+        file.write(bytes(446) + struct.pack("<B3sB3sII", 0, bytes(3), 0xEE, bytes(3), 1, size - 1) + bytes(48) + b"\x55\xaa")
+        file.write(header(1, size - 1, 2).ljust(512, b"\0") + entries)
+        file.seek((size - 33) * 512)
+        file.write(entries + header(size - 1, 1, size - 33).ljust(512, b"\0"))
+    sh(f"blockdev --rereadpt {device} && udevadm settle 2>/dev/null; [ -b {device}p1 ]")
+
+
+# As ZFS divides a whole disk, and as somebody else does.
+OF_ZFS = {1: (2048, 800000, "zfs-0123456789abcdef"), 9: (800256, 816640, "")}
+OF_ANOTHER = {1: (2048, 400000, "zfs-0123456789abcdef"), 2: (400384, 816640, "precious")}
+
+
+@pytest.mark.parametrize("kind", ["zfs"], indirect=True)
+@pytest.mark.parametrize("table", [OF_ZFS, OF_ANOTHER], ids=["of_zfs", "of_another"])
+def test_a_pool_on_a_partition_is_imported_and_only_what_zfs_made_is_cleared(machine, kind, on_device, tmp_path, table):
+    partition_table(on_device, table)
+    sh(["zpool", "create", "-m", "none", "-O", "fleet.lxc:host=yes", kind.name, f"{on_device}p1"])
+    kind.reboot()
+    machine.refused("cannot be seen.*state: present first", state="absent")
+    wanted = {"btrfs": {"mountpoint": str(tmp_path / "mounted"), "device": on_device}, "zfs": None}
+    machine.refused(f"it has the partition {os.path.basename(on_device)}p1 with zfs_member .*brought back: zpool import -d {on_device}p1 {kind.name}", **wanted)
+    with pytest.raises(AssertionError) as error:
+        machine.storage(**wanted)
+    assert "wipefs" not in str(error.value)
+    imported = f"import the pool {kind.name}"
+    assert machine.storage(check=True) == [imported] and machine.storage() == [imported, f"make the dataset {kind.name}/some/lxc"]
+    assert machine.storage() == [] and kind.there()
+    del machine.kinds["zfs"]["device"]
+    cleared = {step.split()[-1] for step in machine.storage(state="absent") if step.startswith("clear")}
+    assert cleared == ({f"{on_device}p1", on_device} if table is OF_ZFS else {f"{on_device}p1"}) and not kind.there()
+    machine.kinds["zfs"]["device"] = on_device
+    if table is OF_ZFS:
+        assert machine.storage() and kind.there()
+    else:
+        assert os.path.exists(f"{on_device}p2")
+        machine.refused("it has the partition")
+
+
+@pytest.mark.parametrize("kind", ["lvm"], indirect=True)
+def test_a_vg_on_a_partition_is_never_told_to_be_wiped(machine, kind, on_device, tmp_path):
+    partition_table(on_device, OF_ANOTHER)
+    sh(["vgcreate", "-q", kind.name, f"{on_device}p1"])
+    try:
+        with pytest.raises(AssertionError, match=f"p1 with LVM2_member.*brought back: vgchange -ay for the VG on {on_device}p1") as error:
+            machine.storage(lvm=None, btrfs={"mountpoint": str(tmp_path / "mounted"), "device": on_device})
+        assert "wipefs" not in str(error.value)
+    finally:
+        sh(["vgremove", "-q", kind.name])
 
 
 def test_a_device_in_use_in_another_mount_namespace_is_refused(machine, kind, on_device, tmp_path):
