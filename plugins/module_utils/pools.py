@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Callable, Iterable, Mapping
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
+from ansible_collections.fleet.lxc.plugins.module_utils.locks import Lock, hold
 from ansible_collections.fleet.lxc.plugins.module_utils.records import write_atomically
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.disk import Disk, clear, disk_of_zfs, goes_when_unmounted, is_block_device, loop_devices, signatures
@@ -46,7 +47,9 @@ STORAGE_ARGUMENTS: dict[str, Any] = {
     },
     "zfs": {"type": "dict", "options": {"dataset": {"type": "str", "required": True}, **_DISK}},
     "timeout": {"type": "int", "default": 600},
+    "lock_timeout": {"type": "int", "default": 300},
 }
+LOCK = Lock("storage", True, "this host's storage")
 
 
 @dataclass(frozen=True)
@@ -509,6 +512,12 @@ class StorageCall:
 
         :raises FleetError: before the first step when anything would have to be overwritten.
         """
+        if check_mode:
+            return self._run(check_mode)
+        with hold([LOCK], self.options["lock_timeout"]) as locks, self.runner.keeping(locks):
+            return self._run(check_mode)
+
+    def _run(self, check_mode: bool) -> dict[str, Any]:
         pools = [KINDS[kind](self.runner, self.options[kind]) for kind in self.kinds]
         for pool in pools:
             # Check mode tells what a machine would get whose tools are yet to be installed.

@@ -22,6 +22,8 @@ import zlib
 import pytest
 import yaml
 from ansible_collections.fleet.lxc.plugins.module_utils.disk import loop_devices
+from ansible_collections.fleet.lxc.plugins.module_utils.locks import hold
+from ansible_collections.fleet.lxc.plugins.module_utils.pools import LOCK
 from checkout import run
 from conftest import need_lvm, need_zfs, sh
 from machine import Machine
@@ -483,6 +485,26 @@ def test_a_pool_goes_only_when_no_dataset_of_it_holds_anything(machine, kind, on
     sh(["zfs", "destroy", f"{kind.name}/some/lxc"])
     assert machine.storage(state="absent", check=True) == machine.storage(state="absent") != []
     assert kind.name not in sh("zpool list -H -o name")
+
+
+@of_each_kind
+def test_a_device_need_not_be_named_for_removal(machine, kind, on_device):
+    made = machine.storage()
+    (variables,) = kind.variables.values()
+    del variables["device"]
+    assert machine.storage(state="absent", check=True) == machine.storage(state="absent") != [] and not kind.there()
+    assert machine.storage(state="absent", check=True) == machine.storage(state="absent") == []
+    variables["device"] = on_device
+    assert machine.storage(check=True) == [step for step in made if "directory" not in step]
+
+
+def test_two_runs_at_once_wait_for_each_other(machine, kind, on_file):
+    with hold([LOCK], 60):
+        assert machine.storage(check=True)
+        with pytest.raises(AssertionError, match=f"storage is in use by another run: held by pid {os.getpid()} .*lock_timeout"):
+            machine.storage(lock_timeout=0)
+        assert not os.path.exists(on_file)
+    assert machine.storage(lock_timeout=0) and kind.there()
 
 
 def test_what_does_not_exist_needs_a_place(machine, kind):
