@@ -119,7 +119,7 @@ class Disk:
         """How the pool or VG that it belongs to, or a partition of it, is brought back."""
         found = {(path, one) for path in [self.path, *self.partitions()] for one in signatures(self.runner, path)}
         pools = [f"zpool import -d {path} {one.label}" for path, one in found if one.type == "zfs_member"]
-        groups = [f"vgchange -ay for the VG on {path} (see pvs)" for path, one in found if one.type == "LVM2_member"]
+        groups = [f"vgchange -ay for the VG on {path} (pvs names it; pvremove {path} where there is none)" for path, one in found if one.type == "LVM2_member"]
         return sorted({*pools, *groups})
 
     def _users(self) -> list[str]:

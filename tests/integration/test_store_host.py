@@ -28,7 +28,6 @@ from checkout import run
 from conftest import need_lvm, need_zfs, sh
 from machine import Machine
 
-
 CALL = """
 import json, sys
 sys.path[:0] = json.loads(sys.argv[1])
@@ -317,7 +316,8 @@ def test_a_pool_on_a_partition_is_imported_and_only_what_zfs_made_is_cleared(mac
     kind.reboot()
     machine.refused("cannot be seen.*state: present first", state="absent")
     wanted = {"btrfs": {"mountpoint": str(tmp_path / "mounted"), "device": on_device}, "zfs": None}
-    machine.refused(f"it has the partition {os.path.basename(on_device)}p1 with zfs_member .*brought back: zpool import -d {on_device}p1 {kind.name}", **wanted)
+    part = f"{on_device}p1"
+    machine.refused(f"it has the partition {os.path.basename(part)} with zfs_member .*brought back: zpool import -d {part} {kind.name}", **wanted)
     with pytest.raises(AssertionError) as error:
         machine.storage(**wanted)
     assert "wipefs" not in str(error.value)
@@ -372,7 +372,8 @@ def test_a_file_that_a_cut_left_attached_is_taken_up(machine, kind, on_file):
     assert list(loop_devices().values()).count(on_file) == 1
     machine.storage(state="absent")
     # Another's, and one that is written to, are not.
-    for prepare in ("truncate -s 400M '{0}' && chmod 644 '{0}'", "truncate -s 400M '{0}' && chmod 600 '{0}' && dd if=/dev/urandom of='{0}' bs=4k seek=700 count=1 conv=notrunc"):
+    written = "dd if=/dev/urandom of='{0}' bs=4k seek=700 count=1 conv=notrunc"
+    for prepare in ("truncate -s 400M '{0}' && chmod 644 '{0}'", f"truncate -s 400M '{{0}}' && chmod 600 '{{0}}' && {written}"):
         loop = sh(f"{prepare.format(on_file)}; losetup --find --show '{on_file}'").strip()
         machine.refused("is not empty.*attached as")
         sh(f"losetup --detach {loop}; rm '{on_file}'")
@@ -452,7 +453,7 @@ def test_what_is_named_and_is_not_what_it_lies_on_is_never_touched(machine, kind
 def test_a_btrfs_goes_only_when_no_subvolume_of_it_holds_anything(machine, kind, on_device, tmp_path):
     machine.storage()
     machine.sh(f"cd {kind.name} && btrfs -q subvolume create @lxc && btrfs -q subvolume create @data && echo precious >@data/f")
-    machine.sh(f"umount {kind.name} && mount -o subvol=@lxc {on_device} {kind.name} && [ -z \"$(ls {kind.name})\" ]")
+    machine.sh(f'umount {kind.name} && mount -o subvol=@lxc {on_device} {kind.name} && [ -z "$(ls {kind.name})" ]')
     machine.refused("while something is on it: @data, @lxc", state="absent")
     machine.sh(f"mkdir {tmp_path}/all && mount {on_device} {tmp_path}/all && btrfs -q subvolume delete {tmp_path}/all/@data")
     machine.refused(f"while something is on it: it is mounted at {tmp_path}/all", state="absent")
@@ -526,7 +527,7 @@ def test_anothers_line_in_fstab_mounts_it_or_is_refused(machine, kind, on_device
         assert not os.path.exists(kind.name) and not sh(["wipefs", on_device])
     machine.sh(f"echo '{on_device} {kind.name} btrfs noatime' >/etc/fstab")
     assert machine.storage() == [step for step in planned if not step.startswith("write")] and kind.there() and machine.storage() == []
-    machine.sh(f"umount {kind.name} && echo \"UUID=$(blkid -p -o value -s UUID {on_device}) {kind.name} auto noatime\" >/etc/fstab")
+    machine.sh(f'umount {kind.name} && echo "UUID=$(blkid -p -o value -s UUID {on_device}) {kind.name} auto noatime" >/etc/fstab')
     assert machine.storage() == [f"mount {kind.name}"] and kind.there() and machine.storage() == []
 
 
