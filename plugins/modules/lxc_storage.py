@@ -11,21 +11,24 @@ short_description: Prepare a btrfs filesystem, an LVM volume group or a ZFS data
 version_added: 0.1.0
 description:
   - Makes the storage that containers are kept on, on a block device, or for trials on a sparse file.
-  - A device that is not empty is refused, with what is on it and what uses it. Nothing is ever overwritten or forced.
+  - A device that is not empty is refused, with what is on it and what uses it. Empty is one without a signature or partition, that nothing
+    uses and whose first and last MiB are zero. Nothing is ever overwritten or forced.
   - After a reboot a filesystem is mounted again by C(/etc/fstab) and a pool on a device is found by its own services.
-    A VG on a file is attached again by the next run of this module, and so is a pool on a file that was not imported.
+    A VG on a file is attached again by the next run of this module, and a pool that was not imported is imported.
   - The role P(fleet.lxc.host#role) calls this module, after it has installed what it needs.
 options:
   state:
     description:
       - V(present) sees that the storage is there.
-      - V(absent) removes storage that this module made. That is refused while anything is on it.
+      - V(absent) removes storage that this module made. That is refused while anything is on it, in any subvolume of a filesystem
+        and any dataset of a pool, and when the device or file that is named is not what it lies on.
     type: str
     choices: [present, absent]
     default: present
   btrfs:
     description:
-      - A btrfs filesystem, mounted now and by C(/etc/fstab) at each boot.
+      - A btrfs filesystem, mounted now and by C(/etc/fstab) at each boot. Another's line for the same mountpoint is used if it mounts
+        this filesystem, and refused otherwise.
     type: dict
     suboptions:
       mountpoint:
@@ -35,10 +38,12 @@ options:
       device: &device
         description:
           - The block device that it is made on, which must be empty. It is not needed for what exists.
+          - With O(state=absent) what it lies on is left empty, as the first and last MiB are overwritten with zeros, whether or not it is named here.
         type: path
       file: &file
         description:
           - In place of a device, a sparse file that is made if it is missing. For trials.
+          - With O(state=absent) it is removed. Where it is not named a filesystem or pool on a file is refused, and the file of a VG stays.
         type: path
       size: &size
         description:
@@ -83,6 +88,11 @@ options:
       - How many seconds one command may take.
     type: int
     default: 600
+  lock_timeout:
+    description:
+      - How many seconds to wait for another run of this module.
+    type: int
+    default: 300
 attributes:
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
@@ -124,7 +134,7 @@ EXAMPLES = r"""
       dataset: tank/lxc
       device: /dev/sdc
 
-- name: No filesystem any more, if it is empty
+- name: No filesystem any more, if nothing is on it
   fleet.lxc.lxc_storage:
     state: absent
     btrfs:

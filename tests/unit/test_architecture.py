@@ -29,7 +29,8 @@ LAYERS = [
     {"storage.registry", "readiness", "plan", "diff"},
     {"host", "seal", "neighbours"},
     {"wanted", "apply", "waiting"},
-    {"fleet", "base_plan", "base_apply"},
+    {"fleet", "base_plan", "base_apply", "pool"},
+    {"pool_btrfs", "pool_lvm", "pool_zfs"},
     {"bases", "pools"},
 ]
 
