@@ -15,7 +15,7 @@ import uuid
 import pytest
 import test_crashes
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
-from conftest import crashed, inside, lxc, sh, starts
+from conftest import crashed, inside, lxc, need_lvm, sh, starts
 
 THIN = {"thinpool": "pool", "size": "64M"}
 THICK = {"size": "64M"}
