@@ -111,7 +111,7 @@ class Disk:
         else:
             mend = (
                 f"Name another device. If nothing on it is needed, end what uses it (see lsblk {self.path}) and clear it: "
-                f"wipefs --all {self.path} && blkdiscard --zeroout {self.path}."
+                f"wipefs --all {self.path} && blkdiscard --zeroout {self.path} (its first and last MiB are what must read as zero)."
             )
         raise FleetError(f"{self.path} is not empty and is left as it is", why=why, mend=mend, kind=CONFLICT)
 

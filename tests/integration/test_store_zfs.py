@@ -166,7 +166,10 @@ def test_what_would_be_in_a_bases_way_is_told_by_check_mode_too(fleet, volumes, 
     root = volumes.use("zfs_dataset")
     sh(["zfs", "create", "-o", "mountpoint=none", f"{root}/golden"])
     options = {"rootfs_archive": busybox_archive, "backing_store": "zfs"}
-    for match, dataset in ((f"golden: there is already a dataset {root}/golden.*zfs destroy", root), ("there is no dataset .*/none.*storage.zfs_dataset", f"{root}/none")):
+    for match, dataset in (
+        (f"golden: there is already a dataset {root}/golden.*zfs destroy", root),
+        ("there is no dataset .*/none.*storage.zfs_dataset", f"{root}/none"),
+    ):
         for check in (True, False):
             refused(fleet, match, fleet.golden, check_mode=check, storage={"zfs_dataset": dataset}, **options)
 

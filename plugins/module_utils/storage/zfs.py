@@ -241,7 +241,9 @@ class ZfsDriver(StorageDriver):
         dataset = self.datasets().get(rootfs.path)
         if dataset is None:
             return f"the dataset {rootfs.path} is missing"
-        return "" if dataset.mountpoint == "legacy" or dataset.mountpoint.startswith("/") else f"the dataset {rootfs.path} has the mountpoint {dataset.mountpoint}"
+        return (
+            "" if dataset.mountpoint == "legacy" or dataset.mountpoint.startswith("/") else f"the dataset {rootfs.path} has the mountpoint {dataset.mountpoint}"
+        )
 
     def away(self, rootfs: Rootfs) -> FleetError | None:
         pool = rootfs.path.split("/")[0]
