@@ -102,9 +102,8 @@ def test_a_thick_base_is_not_started_beneath_its_clones(base_on, refused):
     fleet = base_on(THICK)
     fleet.clone(source="golden", name="web", method="snapshot", storage={"cow_size": "16M"})
     for check_mode in (True, False):
-        refused(
-            fleet, "golden: is not started while 1 containers depend on its storage: web", fleet.base, name="golden", state="started", check_mode=check_mode
-        )
+        match = "golden: is not started while 1 containers depend on its storage: web"
+        refused(fleet, match, fleet.base, name="golden", state="started", check_mode=check_mode)
 
 
 def test_a_thin_base_is_started_beside_its_clones(base_on):

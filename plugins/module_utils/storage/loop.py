@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import time
 from typing import Collection, Iterator, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
@@ -121,13 +122,12 @@ class LoopDriver(StorageDriver):
         return "" if os.path.isfile(rootfs.path) else f"{rootfs.path} is missing"
 
     def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
-        for path in glob.glob("/sys/block/loop*/loop/backing_file"):
-            try:
-                with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                    if os.path.samefile(file.read().rstrip("\n"), rootfs.path):
-                        return 0
-            except OSError:
-                continue
+        # What was just unmounted stays attached while udev looks at it.
+        limit = time.monotonic() + 1
+        while _is_attached(rootfs.path):
+            if time.monotonic() > limit:
+                return 0
+            time.sleep(0.05)
         return None
 
     def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
@@ -138,6 +138,17 @@ class LoopDriver(StorageDriver):
 
     def reflinks(self, source: Rootfs, lxcpath: str) -> bool:
         return can_reflink(os.path.dirname(source.path), lxcpath)
+
+
+def _is_attached(path: str) -> bool:
+    for backing in glob.glob("/sys/block/loop*/loop/backing_file"):
+        try:
+            with open(backing, encoding="utf-8", errors="surrogateescape") as file:
+                if os.path.samefile(file.read().rstrip("\n"), path):
+                    return True
+        except OSError:
+            continue
+    return False
 
 
 def _growing(rootfs: Rootfs) -> str:

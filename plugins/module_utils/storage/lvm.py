@@ -269,11 +269,8 @@ class LvmDriver(StorageDriver):
         for option, asked, has, what in shape:
             if asked not in (None, has):
                 why = f"it is in {has}" if option != "fstype" and has else f"it has {has}" if has else "it is thick"
-                return [
-                    FleetError(
-                        f"a snapshot of {source.path} cannot {what}", why=why, mend=f"Leave storage.{option} out, or use method: copy.", kind=UNSUPPORTED
-                    )
-                ]
+                mend = f"Leave storage.{option} out, or use method: copy."
+                return [FleetError(f"a snapshot of {source.path} cannot {what}", why=why, mend=mend, kind=UNSUPPORTED)]
         if source.thin:
             if storage.cow_size:
                 return [_no_area(f"a clone of {source.path}, which is thin,")]
