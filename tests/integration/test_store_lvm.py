@@ -435,3 +435,18 @@ def test_an_area_that_fills_up_in_the_middle_of_several_clones_leaves_whole_ones
     assert fleet.clone(**options, storage={"cow_size": "48M"})["summary"]["created"] == 3
     for name in names:
         assert "etc" in inside(fleet, name, os.listdir)
+
+
+@pytest.mark.parametrize("clones", [1, 2])
+def test_a_thin_device_that_a_killed_command_left_to_be_made_is_made(base_on, volumes, clones):
+    fleet, vg = base_on(THIN), volumes.use("volume_group")
+    taken = [int(number) for number in sh(["lvs", "--noheadings", "-o", "thin_id", vg]).split()]
+    pool = f"{vg.replace('-', '--')}-pool-tpool"
+    # As the kernel has it then; LVM tells of it by failing.
+    numbers = range(max(taken) + 1, max(taken) + 1 + clones)
+    for number in numbers:
+        sh(["dmsetup", "message", pool, "0", f"create_thin {number}"])
+    names = [f"web-{number}" for number in range(1, clones + 1)]
+    assert fleet.clone(source="golden", name=names, method="snapshot")["summary"]["created"] == clones
+    assert "etc" in inside(fleet, names[-1], os.listdir)
+    fleet.clone(name=names, state="absent")

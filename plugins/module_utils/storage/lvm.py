@@ -20,6 +20,7 @@ import re
 import shlex
 import stat
 import tempfile
+import threading
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Mapping, Sequence
 
@@ -42,6 +43,8 @@ _TAG = "fleet.lxc."
 _GROWS = f"{_TAG}grows-from."  # with the size that the filesystem of a growing volume has still
 # lvm(8), VALID NAMES.
 _RESERVED = re.compile(r"^(snapshot|pvmove)|_([crtv]data|[crt]meta|[civ]orig(in)?|wcorig|mimage|rimage|mlog|pmspare)")
+# What LVM says where a killed command had a thin device made that its metadata does not have yet.
+_HALF_MADE = re.compile(r"Thin pool (\S+) .*already contain thin device with device_id (\d+)")
 _MOST_PERCENT = 95.0
 _WARN_PERCENT = 80.0
 _MIB = 1 << 20
@@ -134,6 +137,7 @@ class LvmDriver(StorageDriver):
         super().__init__(runner)
         self._seen: tuple[dict[str, Volume], dict[str, Group]] | None = None
         self._standing: dict[str, list[str]] | None = None
+        self._changing = threading.Lock()
         self._cow_size = 0
         self._made: frozenset[str] = frozenset()
 
@@ -193,6 +197,25 @@ class LvmDriver(StorageDriver):
         if found:
             self.refresh()
         return volume
+
+    def _change(self, argv: list[str]) -> None:
+        """Run a command of LVM that changes something; one at a time, as LVM does it anyway.
+
+        One that was killed between the kernel and LVM's own metadata leaves a thin device that LVM is still to make, and no command
+        gets past that. The kernel does not delete a device that is active, and what was not made yet holds nothing.
+        """
+        with self._changing:
+            seen: set[str] = set()
+            while True:
+                try:
+                    self.runner.run(argv)
+                    return
+                except FleetError as error:
+                    half_made = _HALF_MADE.search(str(error))
+                    if not half_made or half_made[0] in seen:
+                        raise
+                    seen.add(half_made[0])
+                    self.runner.run(["dmsetup", "message", half_made[1], "0", f"delete {half_made[2]}"])
 
     def _lower(self, volume: Volume) -> Volume | None:
         """The volume without which this one is lost: its origin, unless both are thin in one pool, which keeps what they share.
@@ -423,7 +446,7 @@ class LvmDriver(StorageDriver):
     def _new_volume(self, rootfs: Rootfs, size: int, pool: str | None, mark: str) -> None:
         _empty, _dev, vg, name = rootfs.path.split("/")
         place = ["-V", f"{size}b", "--thinpool", f"{vg}/{pool}"] if pool else ["-L", f"{size}b", vg]
-        self.runner.run(["lvcreate", "-q", "-y", "-Wy", "--addtag", _TAG + mark, "-n", name, *place])
+        self._change(["lvcreate", "-q", "-y", "-Wy", "--addtag", _TAG + mark, "-n", name, *place])
 
     def prepare(self, order: Order, targets: Mapping[str, Rootfs]) -> None:
         """Make all snapshots by one command: each of LVM's reads every disk before it does anything."""
@@ -451,7 +474,7 @@ class LvmDriver(StorageDriver):
         if order.method == SNAPSHOT:
             source = self._volume(order.source)
             if target.path not in self._made:
-                self.runner.run(self._snapshot(source, target, mark))
+                self._change(self._snapshot(source, target, mark))
             filesystem.renew(self.runner, target.path)
             if order.storage.size and order.storage.size > source.size:
                 filesystem.require_growth(self.runner, target.path, order.storage.size)
@@ -525,7 +548,7 @@ class LvmDriver(StorageDriver):
     def _extend(self, rootfs: Rootfs, size: int, point: str) -> None:
         self.refresh()
         if size > self._volume(rootfs).size:
-            self.runner.run(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
+            self._change(["lvextend", "-q", "-L", f"{size}b", rootfs.path[5:]])
             self.refresh()
         filesystem.grow(self.runner, rootfs.path, point, self.runs_on(rootfs) is not None)
 
@@ -619,10 +642,13 @@ class LvmDriver(StorageDriver):
         problem = self.obstacle(rootfs, mark)
         if problem:
             raise problem
-        done = self.runner.run(["lvremove", "-q", "-f", self._resumed(volume).path[5:]], check=False)
+        try:
+            self._change(["lvremove", "-q", "-f", self._resumed(volume).path[5:]])
+        except FleetError as error:
+            self.refresh()
+            if rootfs.path in self.volumes():
+                raise FleetError(f"{rootfs.path} is not removed", why=str(error), mend="Free it, if something uses it.", kind=BUSY) from error
         self.refresh()
-        if done.rc and rootfs.path in self.volumes():
-            raise FleetError(f"{rootfs.path} is not removed", why=done.said, mend="Free it, if something uses it.", kind=BUSY)
 
     def used(self, rootfs: Rootfs) -> int:
         volume = self._volume(rootfs)
