@@ -31,7 +31,7 @@ LXC_COPY = "i=1; while [ $i -le {count} ]; do lxc-copy -P {lxcpath} -n golden -N
 
 @pytest.fixture
 def compare(record_property, volumes):
-    """Times two ways in turn, A B A B, removes what each made, and holds the ratio of the best of each to a bound."""
+    """Times two ways in turn, removes what each made, and holds their ratio to a bound; what misses it is timed once more, and the best of each counts."""
 
     def timed(fleet, work, undo):
         os.sync()
@@ -44,10 +44,14 @@ def compare(record_property, volumes):
         sh(["rm", "-rf", *map(fleet.path, made)])
         return taken
 
-    def run(fleet, what, theirs, undo, at_most, runs=2):
+    def run(fleet, what, theirs, undo, at_most):
         ours = functools.partial(fleet.clone, source="golden", name=[f"n[1:{COUNT}]"], method="snapshot")
-        pairs = [(timed(fleet, ours, undo), timed(fleet, theirs, undo)) for _run in range(runs)]
-        mine, others = map(min, zip(*pairs))
+        pairs = []
+        for _run in range(2):
+            pairs.append((timed(fleet, ours, undo), timed(fleet, theirs, undo)))
+            mine, others = map(min, zip(*pairs))
+            if mine / others <= at_most:
+                break
         figure = f"{what}: {mine:.1f} s against {others:.1f} s, a ratio of {mine / others:.2f}, at most {at_most}"
         record_property("figure", figure)
         assert mine / others <= at_most, f"{figure}: {pairs}"
