@@ -120,6 +120,8 @@ def through_ssh(fleet, directory):
         for key in ("host", "user"):
             sh(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key)])
         machine.sh(f"cp {directory}/host {directory}/user.pub /run/ssh; useradd --create-home --home-dir /run/home --shell /bin/sh {user}")
+        # sudo complains of a host whose own name means nothing.
+        machine.sh("getent hosts $(hostname) >/dev/null || echo 127.0.1.1 $(hostname) >>/etc/hosts")
         machine.sh(f"echo '{user}:{PASSWORD}' | chpasswd; echo '{user} ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/{user}; chmod 440 /etc/sudoers.d/{user}")
         options = {"Port": 2222, "ListenAddress": "127.0.0.1", "HostKey": "/run/ssh/host", "AuthorizedKeysFile": "/run/ssh/user.pub"}
         options |= {"UsePAM": "no", "PidFile": "none", "StrictModes": "no", "Subsystem": "sftp internal-sftp"}
