@@ -192,7 +192,7 @@ class BasePlanner:
         store, size = self.options["backing_store"], self.storage.size
         if store not in ("dir", found.rootfs.store):
             self.warnings.append(f"{self.name} is on {found.rootfs.store} and stays there, whatever backing_store says now")
-        elif size and found.size and -(-size // found.granule) * found.granule != found.size:
+        elif size and found.size and found.rounded(size) != found.size:
             self.warnings.append(f"{self.name} has {found.size >> 20} MiB and keeps them, whatever storage.size says now; its clones can have more")
 
     def _refuse_start(self, found: Container, sealed: bool, dependents: tuple[Container, ...]) -> None:
@@ -263,8 +263,9 @@ class BasePlanner:
 
     def _refuse_obstacles(self, found: Container, dependents: tuple[Container, ...]) -> None:
         """Before anything is stopped: what its store would refuse then."""
+        going = [one.rootfs.path for one in dependents if one.rootfs]
         for container in (*dependents, found):
-            problem = obstacle(container, self.registry, [one.rootfs.path for one in dependents if one.rootfs])
+            problem = obstacle(container, self.registry, going)
             if problem:
                 raise problem
 

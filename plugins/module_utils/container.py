@@ -120,6 +120,10 @@ class Container:
     def directory(self) -> str:
         return f"{self.lxcpath}/{self.name}"
 
+    def rounded(self, size: int) -> int:
+        """A size as its store makes it."""
+        return -(-size // self.granule) * self.granule
+
     @property
     def is_base(self) -> bool:
         return bool(self.provenance and self.provenance.origin in ("created", "adopted"))

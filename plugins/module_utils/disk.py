@@ -75,7 +75,8 @@ class Disk:
 
     def must_be_empty(self) -> None:
         """:raises FleetError: CONFLICT with what is on it and what uses it."""
-        found = [f"it holds {', '.join(dict.fromkeys(map(str, self.signatures())))}"] if self.signatures() else []
+        there = self.signatures()
+        found = [f"it holds {', '.join(dict.fromkeys(map(str, there)))}"] if there else []
         found += self._users()
         if not found and self.is_there() and (_has_data(self.path) if self.file else _has_ends(self.path)):
             found.append("it holds data of an unknown kind")
@@ -103,11 +104,12 @@ class Disk:
 
     def refuse(self, why: str) -> NoReturn:
         """:raises FleetError: CONFLICT, always."""
+        members = [] if self.file else self._members()
         if self.file:
             mend = "Name another file, or remove this one (see losetup) if nothing in it is needed."
-        elif self._members():
+        elif members:
             # The answer to a pool that is not imported must not be that which destroys it.
-            mend = f"Name another device. What is there can be brought back: {'; '.join(self._members())}."
+            mend = f"Name another device. What is there can be brought back: {'; '.join(members)}."
         else:
             mend = (
                 f"Name another device. If nothing on it is needed, end what uses it (see lsblk {self.path}) and clear it: "
@@ -147,7 +149,7 @@ class Disk:
 
     def loops(self) -> list[str]:
         """The loop devices that stand on the file."""
-        return [loop for loop in loop_devices() if self.file and self.is_there() and _same(loop_devices()[loop], self.file)]
+        return loops_on(self.file) if self.file and self.is_there() else []
 
     def places(self) -> set[str]:
         """The paths by which storage that lies on all of it knows it: its own, and the loop devices that show the whole file."""
@@ -253,6 +255,11 @@ def loop_devices() -> dict[str, str]:
         except OSError:
             continue
     return found
+
+
+def loops_on(path: str) -> list[str]:
+    """The loop devices that stand on a file, under whatever name."""
+    return [loop for loop, file in loop_devices().items() if _same(file, path)]
 
 
 def _same(one: str, other: str) -> bool:

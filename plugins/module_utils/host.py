@@ -202,23 +202,23 @@ class LxcHost:
             return container
         if record is None:
             return replace(container, kind=UNFINISHED, provenance=intent)
-        away = None
-        if not damage:
-            try:
-                away = self.registry.driver(rootfs).away(rootfs)
-                damage = str(away or self._damage(rootfs, record))
-                if not damage:
-                    return self._whole(replace(container, kind=COMPLETE, provenance=record))
-            except FleetError as error:
-                # One store without its tools or its kernel module keeps nobody from the others.
-                away, damage = error, str(error)
-        mend = (away.mend or "Mend that.") if away else ""
-        return replace(container, kind=BROKEN, provenance=record, damage=damage if not away else away.what, away=mend)
+        container = replace(container, kind=BROKEN, provenance=record)
+        if damage:
+            return replace(container, damage=damage)
+        try:
+            away = self.registry.driver(rootfs).away(rootfs)
+            if not away:
+                damage = self._damage(rootfs, record)
+                return replace(container, damage=damage) if damage else self._whole(container)
+        except FleetError as error:
+            # One store without its tools or its kernel module keeps nobody from the others.
+            away = error
+        return replace(container, damage=away.what, away=away.mend or "Mend that.")
 
     def _whole(self, container: Container) -> Container:
         driver, rootfs = self.registry.driver(container.rootfs), container.rootfs
         size = driver.size(rootfs)
-        return replace(container, remark=driver.remark(rootfs), size=size, granule=driver.granule(rootfs) if size else 1)
+        return replace(container, kind=COMPLETE, remark=driver.remark(rootfs), size=size, granule=driver.granule(rootfs) if size else 1)
 
     def known_elsewhere(self, name: str) -> str | None:
         """The lxcpath below which the record in a container's directory knows it, where that is this very one under another name."""

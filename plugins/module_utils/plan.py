@@ -259,7 +259,7 @@ def _grows(found: Container, size: int | None) -> bool:
         raise FleetError(
             "has no size of its own", container=found.name, why=f"its root filesystem is {found.rootfs}", mend="Leave storage.size out.", kind=INVALID
         )
-    wanted = -(-size // found.granule) * found.granule
+    wanted = found.rounded(size)
     if wanted < found.size:
         raise FleetError(
             f"has {found.size} bytes and is not made smaller, to {wanted}", container=found.name, mend="Raise storage.size, or leave it out.", kind=INVALID

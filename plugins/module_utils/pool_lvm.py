@@ -102,11 +102,12 @@ class Lvm(Pool):
         if not all(TAG in tags.split(",") for tags in group.values()):
             raise self._not_ours(f"Use vgremove {self.name}.")
         self._check_place(group)
-        volumes = [volume for volume in self._volumes() if not (volume.is_pool and volume.name == self.thinpool)]
-        if volumes:
-            raise self._in_use([volume.path for volume in volumes])
+        volumes = self._volumes()
+        others = [volume.path for volume in volumes if not (volume.is_pool and volume.name == self.thinpool)]
+        if others:
+            raise self._in_use(others)
         steps = []
-        if any(volume.is_pool for volume in self._volumes()):
+        if volumes:
             steps.append(Step(f"remove the thin pool {self.name}/{self.thinpool}", self.run("lvremove", "-q", "-y", f"{self.name}/{self.thinpool}")))
         steps.append(Step(f"remove the VG {self.name}", self.run("vgremove", "-q", self.name)))
         return [*steps, Step(f"make no PV of {', '.join(group)}", self.run("pvremove", "-q", *group)), *self.give_back(group)]

@@ -113,10 +113,11 @@ class Zfs(Pool):
         if self.runner.run(["zfs", "get", "-H", "-o", "value", PROPERTY, self.name]).stdout.strip() != "yes":
             raise self._not_ours(f"Use zpool destroy {self.name}.")
         ancestors = ["/".join(self.dataset.split("/")[:depth]) for depth in range(1, self.dataset.count("/") + 2)]
-        others = [name for name in self._datasets() if name not in ancestors]
+        datasets = self._datasets()
+        others = [name for name in datasets if name not in ancestors]
         if others:
             raise self._in_use(others)
-        there = [one for name in ancestors if name in self._datasets() for one in self._contents(name)]
+        there = [one for name in ancestors if name in datasets for one in self._contents(name)]
         if there:
             raise self._in_use(there)
         vdevs = self._vdevs()

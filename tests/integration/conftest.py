@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -250,6 +251,16 @@ class Volumes:
         self.used[name] = self.instead.get(name) or self.request.getfixturevalue(name)
         return self.used[name]
 
+    @contextlib.contextmanager
+    def replaced(self, name, value):
+        """Another VG or dataset takes the place of a fixture's meanwhile; all that is in it goes at the end."""
+        before = dict(self.used)
+        self.instead[name] = value
+        yield
+        self.remove_all()
+        self.used.clear()
+        self.used.update(before)
+
     def remove_all(self):
         present = self.present()
         volumes = [name for name in present if name.startswith("/")]
@@ -321,6 +332,28 @@ def grows_when_cloned(volumes, tmp_path):
         assert fleet.clone(**options)["summary"]["created"] == len(names) - len(whole)
         for name in names:
             assert inside(fleet, name, lambda path: os.path.getsize(f"{path}/grown")) == 24 << 20
+
+    return check
+
+
+@pytest.fixture
+def stays_while_away(base_on, volumes):
+    """Makes a base and a clone, takes their storage away and brings it back: nothing is removed or made anew meanwhile."""
+
+    def check(storage, match, take_away, bring_back):
+        fleet = base_on(storage)
+        fleet.clone(source="golden", name="web")
+        before = volumes.present()
+        take_away()
+        try:
+            calls = [(fleet.clone, {"source": "golden", "name": "web"}), (fleet.clone, {"name": "web", "state": "absent"})]
+            calls += [(fleet.base, {"name": "golden", "state": state}) for state in ("present", "sealed", "absent")]
+            for call, options in calls:
+                with pytest.raises(FleetError, match=match):
+                    call(**options)
+        finally:
+            bring_back()
+        assert volumes.present() == before and not fleet.clone(source="golden", name="web")["changed"]
 
     return check
 

@@ -375,32 +375,17 @@ def vg_on_a_file(volumes, tmp_path):
         sh(["vgchange", "-q", "-an", name])
         return sh(f"losetup --noheadings --output NAME -j {image} | xargs losetup --detach")
 
-    before = dict(volumes.used)
     sh(["vgcreate", "-q", "-y", name, attach(True)])
     sh(["lvcreate", "-q", "-y", "--type", "thin-pool", "-L", "300M", "-n", "pool", name])
-    volumes.instead["volume_group"] = name
-    yield attach
-    volumes.remove_all()
-    volumes.used.clear()
-    volumes.used.update(before)
+    with volumes.replaced("volume_group", name):
+        yield attach
     sh(["vgremove", "-q", "-f", "-y", name])
     sh(f"losetup --noheadings --output NAME -j {image} | xargs -r losetup --detach")
 
 
-def test_a_vg_without_its_disk_is_away_and_not_gone(vg_on_a_file, base_on, volumes):
-    fleet = base_on(THIN)
-    fleet.clone(source="golden", name="web")
-    before, vg = volumes.present(), volumes.use("volume_group")
-    vg_on_a_file(False)
-    try:
-        calls = [(fleet.clone, {"source": "golden", "name": "web"}), (fleet.clone, {"name": "web", "state": "absent"})]
-        calls += [(fleet.base, {"name": "golden", "state": state}) for state in ("present", "sealed", "absent")]
-        for call, options in calls:
-            with pytest.raises(FleetError, match=f"the VG {vg} is not there. Bring its disks back"):
-                call(**options)
-    finally:
-        vg_on_a_file(True)
-    assert volumes.present() == before and not fleet.clone(source="golden", name="web")["changed"]
+def test_a_vg_without_its_disk_is_away_and_not_gone(vg_on_a_file, stays_while_away, volumes):
+    match = f"the VG {volumes.use('volume_group')} is not there. Bring its disks back"
+    stays_while_away(THIN, match, lambda: vg_on_a_file(False), lambda: vg_on_a_file(True))
 
 
 def test_what_would_be_in_a_bases_way_is_told_by_check_mode_too(fleet, volumes, busybox_archive, refused):

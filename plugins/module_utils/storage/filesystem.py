@@ -115,10 +115,7 @@ def view(runner: Runner, device: str, point: str, writable: bool, devices: bool 
         _mount_device(device, point, fstype, writable, devices, options)
     else:
         words = [*(["loop"] if loop else []), *([] if devices else ["nodev", "nosuid"]), *([options] if options else [])]
-        if writable:
-            runner.run(["mount", "-o", ",".join(["rw", *words]), device, point])
-        else:
-            _mount_file(runner, device, point, words)
+        _mount_file(runner, device, point, words, writable)
     try:
         # Open from the beginning, it learns of every write that failed since (syncfs(2)); of a full thin pool nothing else tells.
         directory = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
@@ -152,22 +149,29 @@ def _is_read_only(device: str) -> bool:
         return file.read().strip() == "1"
 
 
-def _mount_file(runner: Runner, path: str, point: str, words: list[str]) -> None:
-    """Mount a file read-only, and so its loop device, which lets no journal be replayed: where that is needed, it is done before.
+def _mount_file(runner: Runner, path: str, point: str, words: list[str], writable: bool) -> None:
+    """Mount a file. A loop device that is read-only lets no journal be replayed: where that is needed, it is done before.
 
-    One at a time: two loop devices over one file know nothing of each other.
+    Read-only ones one at a time: two loop devices over one file know nothing of each other.
     """
+
+    def mount(mode: str) -> None:
+        runner.run(["mount", "-o", ",".join([mode, *words]), path, point])
+
+    if writable:
+        mount("rw")
+        return
     with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            runner.run(["mount", "-o", ",".join(["ro", *words]), path, point])
+            mount("ro")
         except FleetError as error:
             try:
-                runner.run(["mount", "-o", ",".join(["rw", *words]), path, point])
+                mount("rw")
             except FleetError:
                 raise error from None
             mounts.unmount(point)
-            runner.run(["mount", "-o", ",".join(["ro", *words]), path, point])
+            mount("ro")
 
 
 def require_growth(runner: Runner, device: str, size: int) -> None:

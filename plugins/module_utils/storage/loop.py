@@ -10,7 +10,6 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import time
 from typing import Collection, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Collection, Iterator, Sequence
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.capabilities import Capabilities
 from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
+from ansible_collections.fleet.lxc.plugins.module_utils.disk import loops_on
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import INVALID, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.records import write_atomically
 from ansible_collections.fleet.lxc.plugins.module_utils.storage import filesystem
@@ -124,7 +124,7 @@ class LoopDriver(StorageDriver):
     def runs_on(self, rootfs: Rootfs, roots: Sequence[mounts.Root] | None = None) -> int | None:
         # What was just unmounted stays attached while udev looks at it.
         limit = time.monotonic() + 1
-        while _is_attached(rootfs.path):
+        while loops_on(rootfs.path):
             if time.monotonic() > limit:
                 return 0
             time.sleep(0.05)
@@ -138,17 +138,6 @@ class LoopDriver(StorageDriver):
 
     def reflinks(self, source: Rootfs, lxcpath: str) -> bool:
         return can_reflink(os.path.dirname(source.path), lxcpath)
-
-
-def _is_attached(path: str) -> bool:
-    for backing in glob.glob("/sys/block/loop*/loop/backing_file"):
-        try:
-            with open(backing, encoding="utf-8", errors="surrogateescape") as file:
-                if os.path.samefile(file.read().rstrip("\n"), path):
-                    return True
-        except OSError:
-            continue
-    return False
 
 
 def _growing(rootfs: Rootfs) -> str:

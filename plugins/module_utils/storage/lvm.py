@@ -179,6 +179,11 @@ class LvmDriver(StorageDriver):
         self._require_active(volume)
         return self._resumed(volume)
 
+    def _marked(self, rootfs: Rootfs, mark: str | None) -> Volume | None:
+        """A volume that bears the mark, or any where none is asked for."""
+        volume = self.volumes().get(rootfs.path)
+        return volume if volume and (not mark or _TAG + mark in volume.tags) else None
+
     @staticmethod
     def _require_active(volume: Volume) -> None:
         if not volume.active:
@@ -261,37 +266,38 @@ class LvmDriver(StorageDriver):
     # Before
 
     def problems(self, order: Order, targets: Sequence[Rootfs], swept: Collection[Rootfs] = ()) -> list[FleetError]:
-        found = [self._reserved(target) for target in targets if _RESERVED.search(target.path.rpartition("/")[2])]
-        found += [self._taken(target) for target in targets if target not in swept and target.path in self.volumes()]
+        found = [problem for target in targets for problem in self._name_problems(target, target in swept)]
         if order.method == SNAPSHOT:
             found += self._snapshot_problems(order, len(targets))
         else:
             found += self._copy_problems(order, targets)
         return found
 
-    @staticmethod
-    def _reserved(target: Rootfs) -> FleetError:
-        return FleetError(f"{target.path.rpartition('/')[2]} is a name that LVM keeps for itself", mend="Choose another name.", kind=INVALID)
-
-    @staticmethod
-    def _taken(target: Rootfs) -> FleetError:
-        return FleetError(
-            f"there is already a logical volume {target.path}",
-            why="no container of this lxcpath with a record of ours has it",
-            mend=f"Choose another name, or remove it with lvremove {target.path} if it is not needed.",
-            kind=CONFLICT,
-        )
+    def _name_problems(self, target: Rootfs, swept: bool) -> list[FleetError]:
+        name = target.path.rpartition("/")[2]
+        if _RESERVED.search(name):
+            return [FleetError(f"{name} is a name that LVM keeps for itself", mend="Choose another name.", kind=INVALID)]
+        if swept or target.path not in self.volumes():
+            return []
+        return [
+            FleetError(
+                f"there is already a logical volume {target.path}",
+                why="no container of this lxcpath with a record of ours has it",
+                mend=f"Choose another name, or remove it with lvremove {target.path} if it is not needed.",
+                kind=CONFLICT,
+            )
+        ]
 
     def _snapshot_problems(self, order: Order, count: int) -> list[FleetError]:
         source, storage = self._volume(order.source), order.storage
-        shape = (
-            ("vg", storage.vg, source.vg, f"be in the VG {storage.vg}"),
-            ("thinpool", storage.thinpool, source.pool if source.thin else None, f"be in the thin pool {storage.thinpool}"),
-            ("fstype", storage.fstype, storage.fstype and filesystem.filesystem_in(source.path), f"have the filesystem {storage.fstype}"),
-        )
-        for option, asked, has, what in shape:
-            if asked not in (None, has):
-                why = f"it is in {has}" if option != "fstype" and has else f"it has {has}" if has else "it is thick"
+        has = storage.fstype and filesystem.filesystem_in(source.path)
+        pool, lies = (source.pool, f"it is in {source.pool}") if source.thin else (None, "it is thick")
+        for option, asked, is_so, what, why in (
+            ("vg", storage.vg, source.vg, f"be in the VG {storage.vg}", f"it is in {source.vg}"),
+            ("thinpool", storage.thinpool, pool, f"be in the thin pool {storage.thinpool}", lies),
+            ("fstype", storage.fstype, has, f"have the filesystem {storage.fstype}", f"it has {has or 'another'}"),
+        ):
+            if asked not in (None, is_so):
                 mend = f"Leave storage.{option} out, or use method: copy."
                 return [FleetError(f"a snapshot of {source.path} cannot {what}", why=why, mend=mend, kind=UNSUPPORTED)]
         if source.thin:
@@ -369,7 +375,7 @@ class LvmDriver(StorageDriver):
             return [filesystem.too_small(size, used)]
         vg = targets[0].path.split("/")[2] if targets else ""
         if targets and vg not in self.groups():
-            return [FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)]
+            return [_no_group(vg)]
         pool = self._pool(vg, order) if targets else None
         if pool:
             return self._pool_problems(f"/dev/{vg}/{pool}", used * len(targets))
@@ -419,13 +425,11 @@ class LvmDriver(StorageDriver):
     # Making
 
     def no_place(self, rootfs: Rootfs, storage: Storage, swept: bool = False) -> FleetError | None:
-        _empty, _dev, vg, name = rootfs.path.split("/")
+        vg = rootfs.path.split("/")[2]
         if vg not in self.groups():
-            return FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)
-        if _RESERVED.search(name):
-            return self._reserved(rootfs)
-        if rootfs.path in self.volumes() and not swept:
-            return self._taken(rootfs)
+            return _no_group(vg)
+        for problem in self._name_problems(rootfs, swept):
+            return problem
         filesystem.require(self.runner, storage.fstype)
         size, pool = storage.size or filesystem.DEFAULT_SIZE, self._pool(vg, None, storage)
         if pool:
@@ -592,8 +596,7 @@ class LvmDriver(StorageDriver):
         return FleetError(f"the VG {vg} is not there", mend=f"Bring its disks back (pvs shows what is there; vgchange -ay {vg} activates it).", kind=RESOURCES)
 
     def obstacle(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
-        volume = self.volumes().get(rootfs.path)
-        if volume is None or (mark and _TAG + mark not in volume.tags):
+        if self._marked(rootfs, mark) is None:
             return self.away(rootfs)
         standing = [path for path in self._standing_on(rootfs) if path not in going]
         if not standing:
@@ -636,8 +639,8 @@ class LvmDriver(StorageDriver):
 
     def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
         self.refresh()
-        volume = self.volumes().get(rootfs.path)
-        if volume is None or (mark and _TAG + mark not in volume.tags):
+        volume = self._marked(rootfs, mark)
+        if volume is None:
             return
         problem = self.obstacle(rootfs, mark)
         if problem:
@@ -665,6 +668,10 @@ class LvmDriver(StorageDriver):
 
         mounts.in_private_mounts(work)
         return counted[0]
+
+
+def _no_group(vg: str) -> FleetError:
+    return FleetError(f"there is no VG {vg}", mend="Set storage.vg, or make it (role fleet.lxc.host).", kind=MISSING)
 
 
 def _no_area(what: str) -> FleetError:

@@ -91,6 +91,11 @@ class ZfsDriver(StorageDriver):
         except OSError:
             return None
 
+    def _marked(self, rootfs: Rootfs, mark: str | None) -> Dataset | None:
+        """A dataset that bears the mark, or any where none is asked for."""
+        dataset = self.datasets().get(rootfs.path)
+        return dataset if dataset and (not mark or dataset.mark == mark) else None
+
     def _snapshots_of(self, name: str) -> list[Dataset]:
         return [one for one in self.datasets().values() if one.type == "snapshot" and one.name.startswith(name + "@")]
 
@@ -252,8 +257,8 @@ class ZfsDriver(StorageDriver):
         return FleetError(f"the pool {pool} is not imported", mend=f"Import it (zpool import {pool}).", kind=RESOURCES)
 
     def obstacle(self, rootfs: Rootfs, mark: str | None, going: Collection[str] = ()) -> FleetError | None:
-        dataset = self.datasets().get(rootfs.path)
-        if dataset is None or (mark and dataset.mark != mark):
+        dataset = self._marked(rootfs, mark)
+        if dataset is None:
             return self.away(rootfs)
         snapshots = self._snapshots_of(dataset.name)
         clones = [name for snapshot in snapshots for name in self._clones_of(snapshot.name) if name not in going]
