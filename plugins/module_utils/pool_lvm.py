@@ -16,7 +16,7 @@ from typing import Any, Mapping
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import CONFLICT, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.pool import Pool, Step
-from ansible_collections.fleet.lxc.plugins.module_utils.storage.lvm import LvmDriver, Volume
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.lvm_report import Volume, report
 from ansible_collections.fleet.lxc.plugins.module_utils.wanted import parse_size, wanted_storage
 
 TAG = "fleet.lxc.host"  # of the VG
@@ -31,7 +31,6 @@ class Lvm(Pool):
         super().__init__(runner, options, options["vg"])
         wanted_storage({"vg": options["vg"], "thinpool": options["thinpool"]})
         self.thinpool, self.thinpool_size = options["thinpool"], parse_size("thinpool_size", options["thinpool_size"])
-        self.driver = LvmDriver(runner)
 
     def check_kernel(self, check_mode: bool) -> None:
         if not self._load("/sys/class/misc/device-mapper", "dm_mod", check_mode):
@@ -46,8 +45,7 @@ class Lvm(Pool):
         return {os.path.realpath(row["pv_name"]): row["vg_tags"] for row in rows} or None
 
     def _volumes(self) -> list[Volume]:
-        self.driver.refresh()
-        return [volume for volume in self.driver.volumes().values() if volume.vg == self.name]
+        return [volume for volume in report(self.runner)[0].values() if volume.vg == self.name]
 
     def plan(self) -> list[Step]:
         group, steps = self._group(), []

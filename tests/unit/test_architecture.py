@@ -24,7 +24,7 @@ LAYERS = [
     {"container", "addresses"},
     {"records", "merge"},
     {"bookkeeping"},
-    {"storage.driver", "storage.filesystem", "storage.libzfs"},
+    {"storage.driver", "storage.filesystem", "storage.libzfs", "storage.lvm_report"},
     DRIVERS,
     {"storage.registry", "readiness", "plan", "diff"},
     {"host", "seal", "neighbours"},

@@ -13,15 +13,12 @@ Private to the collection fleet.lxc.
 from __future__ import annotations
 
 import contextlib
-import glob
-import json
 import os
 import re
 import shlex
 import stat
 import tempfile
 import threading
-from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Mapping, Sequence
 
 from ansible_collections.fleet.lxc.plugins.module_utils import mounts
@@ -30,17 +27,8 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, INVALID, MISSING, RESOURCES, UNSUPPORTED, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.storage import filesystem
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import SNAPSHOT, Order, Storage, StorageDriver, copy_across
+from ansible_collections.fleet.lxc.plugins.module_utils.storage.lvm_report import GROWS, TAG, Group, Volume, report, suspended
 
-# fullreport tells of segments and physical volumes too, of which we want to hear little.
-_COLUMNS = {
-    "vg": "vg_name,vg_free,vg_extent_size",
-    "lv": "vg_name,lv_name,origin,pool_lv,lv_attr,lv_layout,lv_size,data_percent,metadata_percent,lv_tags,lv_uuid",
-    "pv": "pv_name",
-    "pvseg": "pvseg_start",
-    "seg": "seg_start",
-}
-_TAG = "fleet.lxc."
-_GROWS = f"{_TAG}grows-from."  # with the size that the filesystem of a growing volume has still
 # lvm(8), VALID NAMES.
 _RESERVED = re.compile(r"^(snapshot|pvmove)|_([crtv]data|[crt]meta|[civ]orig(in)?|wcorig|mimage|rimage|mlog|pmspare)")
 # What LVM says where a killed command had a thin device made that its metadata does not have yet.
@@ -48,82 +36,6 @@ _HALF_MADE = re.compile(r"Thin pool (\S+) .*already contain thin device with dev
 _MOST_PERCENT = 95.0
 _WARN_PERCENT = 80.0
 _MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Volume:
-    """One logical volume, as LVM tells it. Sizes in bytes."""
-
-    vg: str
-    name: str
-    origin: str
-    pool: str
-    attr: str
-    layout: frozenset[str]
-    size: int
-    data_percent: float
-    metadata_percent: float
-    tags: tuple[str, ...]
-    uuid: str
-
-    @classmethod
-    def of(cls, row: Mapping[str, str]) -> Volume:
-        return cls(
-            row["vg_name"],
-            row["lv_name"],
-            row["origin"],
-            row["pool_lv"],
-            row["lv_attr"],
-            frozenset(row["lv_layout"].split(",")),
-            int(row["lv_size"]),
-            float(row["data_percent"] or 0),
-            float(row["metadata_percent"] or 0),
-            tuple(filter(None, row["lv_tags"].split(","))),
-            row["lv_uuid"],
-        )
-
-    @property
-    def thin(self) -> bool:
-        # lv_attr says "o" of the origin of anything, thin or thick.
-        return self.layout >= {"thin", "sparse"}
-
-    @property
-    def is_pool(self) -> bool:
-        return self.layout >= {"thin", "pool"}
-
-    @property
-    def thick_snapshot(self) -> bool:
-        return self.attr[0] in "sS"
-
-    @property
-    def active(self) -> bool:
-        return self.attr[4] != "-"
-
-    @property
-    def invalid(self) -> bool:
-        return self.attr[4] in "IS"
-
-    @property
-    def grows_from(self) -> int | None:
-        """The size that its filesystem has still, when growing it was cut off."""
-        return next((int(tag[len(_GROWS) :]) for tag in self.tags if tag.startswith(_GROWS)), None)
-
-    @property
-    def path(self) -> str:
-        return f"/dev/{self.vg}/{self.name}"
-
-    @property
-    def device(self) -> str:
-        """Its name below /dev/mapper."""
-        return f"{self.vg.replace('-', '--')}-{self.name.replace('-', '--')}"
-
-
-@dataclass(frozen=True)
-class Group:
-    """One volume group, as LVM tells it. Bytes."""
-
-    free: int
-    extent: int
 
 
 class LvmDriver(StorageDriver):
@@ -155,20 +67,10 @@ class LvmDriver(StorageDriver):
         return self._observe()[1]
 
     def _observe(self) -> tuple[dict[str, Volume], dict[str, Group]]:
-        """One command tells of volumes and groups: LVM's take long, for they read every disk."""
         seen = self._seen  # which another thread may forget
         if seen:
             return seen
-        self.runner.require("lvm")
-        answer = self.runner.run(
-            # The administrator's lvm.conf may put LVM's own log into the report, which is no JSON then.
-            ["lvm", "fullreport", "--config", "log/report_command_log=0", "--reportformat", "json", "--units", "b", "--nosuffix"]
-            + [word for report, columns in _COLUMNS.items() for word in ("--configreport", report, "-o", columns)]
-        )
-        reports = json.loads(answer.stdout)["report"]
-        groups = {row["vg_name"]: Group(int(row["vg_free"]), int(row["vg_extent_size"])) for report in reports for row in report.get("vg", ())}
-        found = [Volume.of(row) for report in reports for row in report.get("lv", ())]
-        seen = self._seen = {volume.path: volume for volume in found}, groups
+        seen = self._seen = report(self.runner)
         return seen
 
     def _volume(self, rootfs: Rootfs) -> Volume:
@@ -182,7 +84,7 @@ class LvmDriver(StorageDriver):
     def _marked(self, rootfs: Rootfs, mark: str | None) -> Volume | None:
         """A volume that bears the mark, or any where none is asked for."""
         volume = self.volumes().get(rootfs.path)
-        return volume if volume and (not mark or _TAG + mark in volume.tags) else None
+        return volume if volume and (not mark or TAG + mark in volume.tags) else None
 
     @staticmethod
     def _require_active(volume: Volume) -> None:
@@ -235,14 +137,15 @@ class LvmDriver(StorageDriver):
         return bool(self.lower_of(rootfs))
 
     def _standing_on(self, rootfs: Rootfs) -> list[str]:
-        if self._standing is None:
-            found: dict[str, list[str]] = {}
+        standing = self._standing  # which another thread may forget
+        if standing is None:
+            standing = {}
             for volume in self.volumes().values():
                 lower = self._lower(volume)
                 if lower:
-                    found.setdefault(lower.path, []).append(volume.path)
-            self._standing = found
-        return self._standing.get(rootfs.path, [])
+                    standing.setdefault(lower.path, []).append(volume.path)
+            self._standing = standing
+        return standing.get(rootfs.path, [])
 
     # Places
 
@@ -450,7 +353,7 @@ class LvmDriver(StorageDriver):
     def _new_volume(self, rootfs: Rootfs, size: int, pool: str | None, mark: str) -> None:
         _empty, _dev, vg, name = rootfs.path.split("/")
         place = ["-V", f"{size}b", "--thinpool", f"{vg}/{pool}"] if pool else ["-L", f"{size}b", vg]
-        self._change(["lvcreate", "-q", "-y", "-Wy", "--addtag", _TAG + mark, "-n", name, *place])
+        self._change(["lvcreate", "-q", "-y", "-Wy", "--addtag", TAG + mark, "-n", name, *place])
 
     def prepare(self, order: Order, targets: Mapping[str, Rootfs]) -> None:
         """Make all snapshots by one command: each of LVM's reads every disk before it does anything."""
@@ -467,11 +370,11 @@ class LvmDriver(StorageDriver):
                     self.runner.run(["lvm", script.name], check=False, timeout=self.runner.timeout * len(targets))
                 self.refresh()
                 volumes = self.volumes()
-                self._made = frozenset(t.path for mark, t in targets.items() if t.path in volumes and _TAG + mark in volumes[t.path].tags)
+                self._made = frozenset(t.path for mark, t in targets.items() if t.path in volumes and TAG + mark in volumes[t.path].tags)
 
     def _snapshot(self, source: Volume, target: Rootfs, mark: str) -> list[str]:
         kind = ["-kn", "-ay"] if source.thin else ["-L", f"{self._cow_size}b"]
-        return ["lvcreate", "-q", "-y", "-s", *kind, "-prw", "--addtag", _TAG + mark, "-n", target.path.rpartition("/")[2], f"{source.vg}/{source.name}"]
+        return ["lvcreate", "-q", "-y", "-s", *kind, "-prw", "--addtag", TAG + mark, "-n", target.path.rpartition("/")[2], f"{source.vg}/{source.name}"]
 
     def clone(self, order: Order, target: Rootfs, directory: str, mark: str) -> None:
         os.makedirs(f"{directory}/rootfs", exist_ok=True)
@@ -493,7 +396,7 @@ class LvmDriver(StorageDriver):
         return order.method == SNAPSHOT and not self._volume(order.source).thin
 
     def mark(self, rootfs: Rootfs, mark: str) -> None:
-        self.runner.run(["lvchange", "-q", "--addtag", _TAG + mark, rootfs.path[5:]])
+        self.runner.run(["lvchange", "-q", "--addtag", TAG + mark, rootfs.path[5:]])
 
     def seal(self, rootfs: Rootfs, generation: str) -> None:
         if self._volume(rootfs).attr[1] != "r":
@@ -542,7 +445,7 @@ class LvmDriver(StorageDriver):
             raise _smaller(volume.size)
         # Until the filesystem has grown, too, the volume counts as not grown, and the next run goes on.
         filesystem.require_growth(self.runner, rootfs.path, size)
-        tag = f"{_GROWS}{volume.grows_from or volume.size}"
+        tag = f"{GROWS}{volume.grows_from or volume.size}"
         if not volume.grows_from:
             self.runner.run(["lvchange", "-q", "--addtag", tag, rootfs.path[5:]])
         self._extend(rootfs, size, point)
@@ -611,7 +514,7 @@ class LvmDriver(StorageDriver):
     def unmark(self, rootfs: Rootfs) -> None:
         volume = self._volume(rootfs)
         for tag in volume.tags:
-            if tag.startswith(_TAG) and not tag.startswith(_GROWS):
+            if tag.startswith(TAG) and not tag.startswith(GROWS):
                 self.runner.run(["lvchange", "-q", "--deltag", tag, f"{volume.vg}/{volume.name}"])
 
     def lower_of(self, rootfs: Rootfs) -> list[str]:
@@ -693,17 +596,6 @@ def _is_device(path: str, number: int) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISBLK(found.st_mode) and found.st_rdev == number
-
-
-def suspended() -> frozenset[str]:
-    """The devices of device-mapper to which no read or write goes through."""
-    names = set()
-    for directory in glob.glob("/sys/block/dm-*/dm"):
-        with contextlib.suppress(OSError):
-            with open(f"{directory}/suspended", encoding="ascii") as file, open(f"{directory}/name", encoding="utf-8") as name:
-                if file.read().strip() == "1":
-                    names.add(name.read().strip())
-    return frozenset(names)
 
 
 def device_path(path: str) -> str:
