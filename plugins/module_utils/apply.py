@@ -295,12 +295,16 @@ class Applier:
         """Remove what a claim holds, complete or not.
 
         :param mark: the container's id, without which storage outside of the directory is not touched.
-        :raises FleetError: BUSY while something is mounted in it.
+        :raises FleetError: BUSY while something is mounted in it, or its storage would not be removed; RESOURCES while that is out of reach.
         """
         _refuse_mounted(directory)
         driver = self.host.registry.driver(rootfs) if rootfs else None
         # What lies elsewhere without a mark is another's, whatever a record or a copied configuration says.
         if driver and (driver.outside or rootfs.path.startswith(f"{directory}/")):
+            driver.refresh()
+            problem = driver.obstacle(rootfs, mark)
+            if problem:
+                raise problem
             driver.discard(rootfs, mark)
         # Without its intent, what is left after a cut would be nobody's.
         remove_tree(directory, last=INTENT)

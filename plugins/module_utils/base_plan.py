@@ -87,7 +87,7 @@ class BasePlanner:
         if found is None or found.kind == UNFINISHED:
             return self._plan_creation(found)
         if found.away:
-            raise FleetError("is out of reach", container=self.name, why=found.damage, mend=found.away, kind=RESOURCES)
+            raise planner.out_of_reach(found)
         if found.kind == BROKEN:
             raise FleetError(
                 "is broken", container=self.name, why=found.damage, mend=f"Restore that, or remove it (lxc_base name={self.name} state=absent).", kind="broken"

@@ -191,7 +191,7 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
     if found.kind == FOREIGN or found.is_base or found.provenance.family != family:
         raise FleetError(_what_it_is(found, family), container=name, mend="Choose another name, or remove it by hand if it is not needed.", kind=CONFLICT)
     if found.away:
-        raise FleetError("is out of reach", container=name, why=found.damage, mend=found.away, kind=RESOURCES)
+        raise out_of_reach(found)
     if found.kind == BROKEN:
         raise FleetError(
             "is broken", container=name, why=found.damage, mend=f"Restore that, or remove it (lxc_clone name={name} state=absent) and run again.", kind="broken"
@@ -203,6 +203,11 @@ def _present(clone: WantedClone, found: Container | None, wanted: Wanted, make: 
     after = _after(steps, found.state)
     restart = bool(configured) and after != STOPPED and START not in steps
     return Item(name, steps, found, None, configured, record, after, restart, tuple(_remarks(found, wanted, bool(configured))))
+
+
+def out_of_reach(container: Container) -> FleetError:
+    """The refusal for a container whose storage cannot be seen, and may exist."""
+    return FleetError("is out of reach", container=container.name, why=container.damage, mend=container.away, kind=RESOURCES)
 
 
 def _remarks(found: Container, wanted: Wanted, configured: bool) -> Iterable[str]:

@@ -20,6 +20,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils.container import BROKEN,
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BROKEN as DAMAGED
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import BUSY, CONFLICT, MISSING, RESOURCES, FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.guest import GuestRoot
+from ansible_collections.fleet.lxc.plugins.module_utils.plan import out_of_reach
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.driver import StorageDriver
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry
 
@@ -85,6 +86,8 @@ def check_source(source: Container | None, name: str, lxcpath: str, driver: Stor
         raise FleetError("is unfinished", container=name, why="the run that made it was cut off", mend="Run that task again.", kind=DAMAGED)
     if source.config is not None:
         check_legacy(source.config, name)
+    if source.away:
+        raise out_of_reach(source)
     if source.kind == BROKEN or source.rootfs is None or source.config is None or driver is None:
         raise FleetError("has no usable root filesystem", container=name, why=source.damage, mend="Mend its configuration file.", kind=DAMAGED)
     missing = driver.damage(source.rootfs)

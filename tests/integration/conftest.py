@@ -28,7 +28,7 @@ from ansible_collections.fleet.lxc.plugins.module_utils import mounts
 from ansible_collections.fleet.lxc.plugins.module_utils.bases import BaseCall
 from ansible_collections.fleet.lxc.plugins.module_utils.command import Runner
 from ansible_collections.fleet.lxc.plugins.module_utils.config import Config
-from ansible_collections.fleet.lxc.plugins.module_utils.container import Rootfs
+from ansible_collections.fleet.lxc.plugins.module_utils.container import INTENT, PROVENANCE, Rootfs
 from ansible_collections.fleet.lxc.plugins.module_utils.errors import FleetError
 from ansible_collections.fleet.lxc.plugins.module_utils.fleet import CloneCall
 from ansible_collections.fleet.lxc.plugins.module_utils.storage.registry import Registry
@@ -346,11 +346,16 @@ def stays_while_away(base_on, volumes):
         before = volumes.present()
         take_away()
         try:
-            calls = [(fleet.clone, {"source": "golden", "name": "web"}), (fleet.clone, {"name": "web", "state": "absent"})]
+            calls = [(fleet.clone, {"source": "golden", "name": name}) for name in ("web", "more")] + [(fleet.clone, {"name": "web", "state": "absent"})]
             calls += [(fleet.base, {"name": "golden", "state": state}) for state in ("present", "sealed", "absent")]
             for call, options in calls:
                 with pytest.raises(FleetError, match=match):
                     call(**options)
+            # What a run that was cut off left is swept no sooner.
+            os.rename(fleet.path("golden", PROVENANCE), fleet.path("golden", INTENT))
+            with pytest.raises(FleetError, match=match):
+                fleet.base(name="golden", state="absent")
+            os.rename(fleet.path("golden", INTENT), fleet.path("golden", PROVENANCE))
         finally:
             bring_back()
         assert volumes.present() == before and not fleet.clone(source="golden", name="web")["changed"]

@@ -258,7 +258,9 @@ class StorageDriver(ABC):
         """Remove a root filesystem, complete or not; the container's directory is the caller's.
 
         :param mark: the container's id; what does not bear it stays, for it is another's. None takes what is there.
-        :raises FleetError: what :meth:`obstacle` tells, BUSY or RESOURCES, before anything is removed; FAILED.
+        It is called when a fresh look found no :meth:`obstacle`.
+
+        :raises FleetError: BUSY where nothing was removed, FAILED.
         """
 
     def reflinks(self, source: Rootfs, lxcpath: str) -> bool:

@@ -541,13 +541,9 @@ class LvmDriver(StorageDriver):
         return [volume.uuid, volume.attr[1], head.hex()]
 
     def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
-        self.refresh()
         volume = self._marked(rootfs, mark)
         if volume is None:
             return
-        problem = self.obstacle(rootfs, mark)
-        if problem:
-            raise problem
         try:
             self._change(["lvremove", "-q", "-f", self._resumed(volume).path[5:]])
         except FleetError as error:

@@ -292,13 +292,9 @@ class ZfsDriver(StorageDriver):
         return [seals[-1], *answer.stdout.split()]
 
     def discard(self, rootfs: Rootfs, mark: str | None = None) -> None:
-        self.refresh()
         dataset = self.datasets().get(rootfs.path)
         if dataset and mark and dataset.mark != mark:
             return
-        problem = self.obstacle(rootfs, mark)
-        if problem:
-            raise problem
         origins = self._made_for(rootfs, dataset, mark)
         if dataset:
             for snapshot in self._snapshots_of(dataset.name):
