@@ -369,7 +369,7 @@ def test_another_filesystem_is_refused_where_the_file_is_copied_as_it_is(fleet, 
         fleet.clone(source="golden", name="one", storage={"fstype": "ext4"}, **store.clone)
 
 
-@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"], ids=lambda fstype: f"loop-{fstype}")
 def test_what_a_crash_left_in_the_journal_of_a_loop_file_is_copied(fleet_on, busybox_archive, fstype):
     fleet = fleet_on("ext")
     fleet.golden(state="present", rootfs_archive=busybox_archive, backing_store="loop", storage={"size": "300M", "fstype": fstype})
